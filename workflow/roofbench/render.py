@@ -1,0 +1,304 @@
+"""From a kernel's spec and catalogue entry to its benchmark script.
+
+The text of a generated file ends in a line that holds the hash of everything before it. A file whose hash
+still fits is ours to replace; any other file was written or edited by a person and is kept.
+"""
+
+import hashlib
+import os
+import textwrap
+from pathlib import Path
+
+import jinja2
+
+from roofbench import grammar
+from roofbench.errors import UserError
+
+POINT_DIMS = ("T", "B", "S", "L")
+SEAL = "# generated: sha256="
+WIDTH = 118
+
+
+def seal(text):
+    """The text with its hash line appended."""
+    text = text.rstrip("\n") + "\n"
+    return f"{text}{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n"
+
+
+def is_ours(text):
+    """Whether a text is exactly what `seal` made: generated, and not edited since."""
+    body, _, last = text.rstrip("\n").rpartition("\n")
+    return last.startswith(SEAL) and seal(body) == text
+
+
+def write_generated(path, text, overwrite=False):
+    """Write a sealed text to a path unless a person's file stands there.
+
+    Returns "written", "unchanged" (the same text is there already) or "kept" (a file that was written or
+    edited by hand is there, and overwrite is false). A kept or unchanged file gets a new modification time,
+    so that a workflow sees it as made now.
+    """
+    path = Path(path)
+    if path.exists():
+        present = path.read_text(errors="replace")
+        if present == text or (not overwrite and not is_ours(present)):
+            os.utime(path)
+            return "unchanged" if present == text else "kept"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text)
+    os.replace(partial, path)
+    return "written"
+
+
+def render_kernel(spec, entry, templates_dir):
+    """The benchmark script of one kernel as sealed text.
+
+    `spec` is the parsed results/specs/{kernel}.json, `entry` its catalogue entry, `templates_dir` the folder
+    that holds base.py.j2 and kernels/. Raises UserError where the kernel has no template or the template is broken.
+    """
+    templates_dir = Path(templates_dir)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates_dir),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # the output is Python; every value from the ops file goes through repr() or checks
+    )
+    name = f"kernels/{spec['catalogue']}.py.j2"
+    try:
+        template = environment.get_template(name)
+        text = template.render(spec=spec, entry=entry, **_parts(spec, entry))
+    except jinja2.TemplateNotFound as error:
+        raise UserError(f"{templates_dir / str(error)}: the template of {spec['kernel']} is missing") from None
+    except jinja2.TemplateError as error:
+        line = getattr(error, "lineno", None)
+        where = f"{getattr(error, 'filename', None) or templates_dir / name}{f':{line}' if line else ''}"
+        raise UserError(f"{where}: {error}") from None
+    return seal(_squeeze(text))
+
+
+def _parts(spec, entry):
+    dims = _op_dims(spec)
+    return {
+        "calls": [_describe_provider(provider) for provider in entry["providers"]],
+        "needs": _needs(entry),
+        "utilities": _utilities(entry),
+        "active_experts": entry.get("active_experts"),
+        "ops_table": _ops_table(spec),
+        "constants": _constants(spec),
+        "ops": _ops(spec),
+        "providers": _providers(spec, entry),
+        "cost_body": _cost_body(entry, dims),
+        "columns_body": _columns_body(entry, dims),
+        "limits_body": _limits_body(entry, dims),
+        "benchmark": _benchmark(spec, entry),
+    }
+
+
+def _op_dims(spec):
+    """Names of the dimensions that every op carries, in the order of the spec."""
+    names = list(spec["ops"][0]["dims"]) if spec["ops"] else []
+    return [name for name in names if all(name in op["dims"] for op in spec["ops"])]
+
+
+def _describe_provider(provider):
+    module, _, attribute = provider["target"].partition(":")
+    return f"{module}.{attribute} ({', '.join(provider['stacks'])})"
+
+
+def _needs(entry):
+    exact = entry.get("compute_capabilities")
+    if exact:
+        return " or ".join(exact) + " exactly"
+    return f"{entry['min_compute_capability']} or newer"
+
+
+def _utilities(entry):
+    """The import of what every script takes from bench_utils, and of what only this one's formulas need."""
+    names = ["Benchmark", "BenchmarkRun", "Cost", "Op", "Provider", "Random", "Tolerance"]
+    expressions = [*entry["cost"].values(), *entry["columns"].values()]
+    expressions += [limit["require"] for limit in entry.get("limits") or []]
+    used = set().union(*(grammar.functions_used(str(text)) for text in expressions))
+    names += sorted(used & {"ceildiv", "round_up"})
+    if entry.get("active_experts"):
+        names.append("expected_active_experts")
+    names += ["main", "torch"]
+    names.sort(key=lambda name: (name[0].islower(), name))
+    return _call("from bench_utils import ", names, wrap=("(", ")"))
+
+
+def _docstring_text(text):
+    return text.replace("\\", "\\\\").replace('"""', "'''")
+
+
+def _ops_table(spec):
+    """The ops as an aligned table for the docstring."""
+    rows = [("Op", "Phase", "Points", "Shapes, as the ops file has them")]
+    for op in spec["ops"]:
+        shapes = f"{op['shapes']['inputs']} -> {op['shapes']['outputs']}"
+        rows.append((op["op"], op["phase"], str(len(op["points"])), shapes))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = []
+    for row in rows:
+        head = "  ".join(cell.ljust(width) for cell, width in zip(row, widths))
+        shapes = textwrap.wrap(row[3], max(30, WIDTH - len(head) - 2)) or [""]
+        lines.append(f"{head}  {shapes[0]}")
+        lines += [f"{'':{len(head)}}  {more}" for more in shapes[1:]]
+    return _docstring_text("\n".join(line.rstrip() for line in lines))
+
+
+def _constants(spec):
+    sweep = spec["sweep"]
+    lines = [f"OPTIONS = {_literal(spec['options'])}"] if spec.get("options") else []
+    lines.append(f"BATCH_SIZES = {_literal(list(sweep['batch_sizes']))}")
+    if sweep["kind"] == "kv":
+        lines.append(f"KV_LENS = {_literal(list(sweep['kv_lens']))}")
+    else:
+        lines.append(f"SEQ_LENS = {_literal(list(sweep['seq_lens']))}")
+    if spec.get("routing"):
+        lines.append(f"ROUTING = {_literal(spec['routing'])}")
+    return "\n".join(lines)
+
+
+def _literal(value):
+    """Python source of a value of strings, numbers, lists and dicts, with double quotes."""
+    if isinstance(value, str):
+        text = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{text}"' if text.isprintable() else repr(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_literal(item) for item in value) + "]"
+    return repr(value)
+
+
+def _call(function, arguments, indent=0, wrap=None):
+    """A call on one line where it fits, else one argument a line; `wrap` are parentheses needed only in the second."""
+    line = f"{function}{', '.join(arguments)}" if wrap else f"{function}({', '.join(arguments)})"
+    if indent + len(line) + 1 <= WIDTH:
+        return line
+    inner = "".join(f"{'':{indent + 4}}{argument},\n" for argument in arguments)
+    return f"{function}(\n{inner}{'':{indent}})"
+
+
+def _tuple(name, items):
+    return f"{name} = (\n" + "".join(f"    {item},\n" for item in items) + ")"
+
+
+def _ops(spec):
+    items = []
+    for op in spec["ops"]:
+        dims = [f"{name}={value}" for name, value in op["dims"].items()]
+        items.append(_call("Op", [_literal(op["op"]), _literal(op["phase"]), *dims], indent=4))
+    return _tuple("OPS", items)
+
+
+def _providers(spec, entry):
+    items = []
+    for provider in entry["providers"]:
+        if provider["source"] != spec["source"]:
+            continue
+        arguments = [_literal(provider["target"])]
+        for key in ("requires", "package"):
+            if provider.get(key):
+                arguments.append(f"{key}={_literal(provider[key])}")
+        items.append(_call("Provider", arguments, indent=4))
+    return _tuple("PROVIDERS", items)
+
+
+def _unpack(names, dims, indent="    "):
+    """One line that brings the names an expression uses into scope: `T, D = point.T, op.D`."""
+    known = [name for name in (*POINT_DIMS, *dims) if name in names]
+    if not known:
+        return []
+    values = [f"point.{name}" if name in POINT_DIMS else f"op.{name}" for name in known]
+    return [f"{indent}{', '.join(known)} = {', '.join(values)}"]
+
+
+def _names(*expressions):
+    return set().union(*(grammar.free_names(str(text)) for text in expressions))
+
+
+def _python(expression):
+    return grammar.to_python(str(expression))
+
+
+def _cost_body(entry, dims):
+    cost = entry["cost"]
+    names = _names(cost["flops"], cost["bytes"])
+    lines = _unpack(names | ({"T", "E", "topk"} if entry.get("active_experts") == "expected" else set()), dims)
+    if entry.get("active_experts") == "counted" and "active_experts" in names:
+        lines.append("    experts = active_experts(op, point, x)")
+    elif entry.get("active_experts") == "expected":
+        lines.append("    experts = expected_active_experts(T, E, topk)")
+    values = {
+        key: grammar.to_python(str(cost[key]), {"active_experts": "experts"})
+        for key in ("flops", "bytes")
+    }
+    lines.append("    return " + _call("Cost", [f"{key}={value}" for key, value in values.items()], indent=4))
+    return "\n".join(lines)
+
+
+def _columns_body(entry, dims):
+    columns = [entry["columns"][key] for key in ("M", "N", "K")]
+    lines = _unpack(_names(*columns), dims)
+    lines.append(f"    return {', '.join(_python(column) for column in columns)}")
+    return "\n".join(lines)
+
+
+def _limits_body(entry, dims):
+    limits = entry.get("limits") or []
+    lines = _unpack(_names(*(limit["require"] for limit in limits)), dims) if limits else []
+    for limit in limits:
+        order = [name for name in (*POINT_DIMS, *dims) if name in _names(limit["require"])]
+        values = ", ".join(f"{name} = {{{name}}}" for name in order)
+        lines.append(f"    if not ({_python(limit['require'])}):")
+        lines.append(f'        return f"{values}: {limit["reason"]}"')
+    lines.append("    return None")
+    return "\n".join(lines)
+
+
+def _benchmark(spec, entry):
+    tolerance = ", ".join(f"{key}={value!r}" for key, value in entry["tolerance"].items())
+    arguments = {
+        "kernel": "KERNEL",
+        "source": "SOURCE",
+        "catalogue": _literal(spec["catalogue"]),
+        "category": _literal(entry["category"]),
+        "compute_dtype": "COMPUTE_DTYPE",
+        "min_compute_capability": _literal(entry["min_compute_capability"]),
+    }
+    if entry.get("compute_capabilities"):
+        arguments["compute_capabilities"] = _literal(entry["compute_capabilities"])
+    arguments |= {
+        "providers": "PROVIDERS",
+        "ops": "OPS",
+        "sweep": _literal(spec["sweep"]["kind"]),
+        "tolerance": f"Tolerance({tolerance})",
+    }
+    if spec.get("options"):
+        arguments["options"] = "OPTIONS"
+    if spec.get("routing"):
+        arguments["routing"] = "ROUTING"
+    for name in ("make_inputs", "call_kernel", "cost", "columns", "not_applicable"):
+        arguments[name] = name
+    return "\n".join(f"    {key}={value}," for key, value in arguments.items())
+
+
+def _squeeze(text):
+    """Blank lines as Python's style has them: at most two, one after imports and inside blocks, none at the start."""
+    lines, blank = [], 0
+    for line in (line.rstrip() for line in text.splitlines()):
+        if not line:
+            blank += 1
+            continue
+        if lines:
+            top = line.startswith(("def ", "class ", "@", "if __name__")) or (
+                blank >= 1 and not line.startswith((" ", "#", ")")) and lines[-1].startswith("    return")
+            )
+            lines += [""] * (2 if top and blank and not lines[-1].startswith("@") else min(blank, 1))
+        lines.append(line)
+        blank = 0
+    return "\n".join(lines) + "\n"
