@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
+
 from roofbench import render
 from roofbench.errors import UserError
 
@@ -78,7 +79,9 @@ def test_functions_of_the_grammar_are_imported_where_a_formula_uses_them():
     assert "round_up" not in render.render_kernel(spec(), entry(), TEMPLATES)
 
 
-@pytest.mark.parametrize("label", ['a"b', "a'b", 'x""" + boom() + """', "{{ 7 * 7 }}", "a\\", "q_nope * w_kc", "naïve\n"])
+@pytest.mark.parametrize(
+    "label", ['a"b', "a'b", 'x""" + boom() + """', "{{ 7 * 7 }}", "a\\", "q_nope * w_kc", "naïve\n"]
+)
 def test_labels_are_data(label):
     hostile = spec()
     hostile["ops"][0] |= {"op": label, "shapes": {"inputs": label, "outputs": label}}

@@ -6,6 +6,7 @@ still fits is ours to replace; any other file was written or edited by a person 
 
 import hashlib
 import os
+import re
 import textwrap
 from pathlib import Path
 
@@ -17,6 +18,12 @@ from roofbench.errors import UserError
 POINT_DIMS = ("T", "B", "S", "L")
 SEAL = "# generated: sha256="
 WIDTH = 118
+UTILITIES = "<utilities>"
+# What bench_utils offers to scripts.
+EXPORTS = {
+    *("Benchmark", "BenchmarkRun", "Cost", "Op", "Provider", "Random", "Tolerance"),
+    *("ceildiv", "expected_active_experts", "main", "round_up", "torch"),
+}
 
 
 def seal(text):
@@ -70,6 +77,7 @@ def render_kernel(spec, entry, templates_dir):
     try:
         template = environment.get_template(name)
         text = template.render(spec=spec, entry=entry, **_parts(spec, entry))
+        text = text.replace(UTILITIES, _utilities(text))
     except jinja2.TemplateNotFound as error:
         raise UserError(f"{templates_dir / str(error)}: the template of {spec['kernel']} is missing") from None
     except jinja2.TemplateError as error:
@@ -84,8 +92,9 @@ def _parts(spec, entry):
     return {
         "calls": [_describe_provider(provider) for provider in entry["providers"]],
         "needs": _needs(entry),
-        "utilities": _utilities(entry),
-        "active_experts": entry.get("active_experts"),
+        "utilities": UTILITIES,
+        "active_experts": entry.get("active_experts") if "active_experts" in _names(entry["cost"]["bytes"]) else None,
+        "heading": _heading(spec, entry),
         "ops_table": _ops_table(spec),
         "constants": _constants(spec),
         "ops": _ops(spec),
@@ -115,18 +124,21 @@ def _needs(entry):
     return f"{entry['min_compute_capability']} or newer"
 
 
-def _utilities(entry):
-    """The import of what every script takes from bench_utils, and of what only this one's formulas need."""
-    names = ["Benchmark", "BenchmarkRun", "Cost", "Op", "Provider", "Random", "Tolerance"]
-    expressions = [*entry["cost"].values(), *entry["columns"].values()]
-    expressions += [limit["require"] for limit in entry.get("limits") or []]
-    used = set().union(*(grammar.functions_used(str(text)) for text in expressions))
-    names += sorted(used & {"ceildiv", "round_up"})
-    if entry.get("active_experts"):
-        names.append("expected_active_experts")
-    names += ["main", "torch"]
-    names.sort(key=lambda name: (name[0].islower(), name))
+def _utilities(text):
+    """The import of what the rendered script uses of bench_utils."""
+    code = text[text.index(UTILITIES) :].replace("torch.ops", "")  # a provider's target is a string
+    tokens = set(re.findall(r"\w+", code))
+    names = sorted(tokens & EXPORTS, key=lambda name: (name[0].islower(), name))
     return _call("from bench_utils import ", names, wrap=("(", ")"))
+
+
+def _heading(spec, entry):
+    """The first line of the docstring, and where the summary is too long for one line, a paragraph."""
+    line = f"Benchmark of {spec['kernel']}: {entry['summary']}."
+    if len(line) <= WIDTH - 2:
+        return _docstring_text(line)
+    summary = entry["summary"][0].upper() + entry["summary"][1:]
+    return _docstring_text(f"Benchmark of {spec['kernel']}.\n\n{textwrap.fill(summary, WIDTH)}.")
 
 
 def _docstring_text(text):
@@ -142,7 +154,7 @@ def _ops_table(spec):
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines = []
     for row in rows:
-        head = "  ".join(cell.ljust(width) for cell, width in zip(row, widths))
+        head = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
         shapes = textwrap.wrap(row[3], max(30, WIDTH - len(head) - 2)) or [""]
         lines.append(f"{head}  {shapes[0]}")
         lines += [f"{'':{len(head)}}  {more}" for more in shapes[1:]]
@@ -184,6 +196,9 @@ def _call(function, arguments, indent=0, wrap=None):
 
 
 def _tuple(name, items):
+    """An assignment of a tuple, one item a line, as a formatter leaves it."""
+    if len(items) == 1 and len(name) + len(items[0]) + 6 <= WIDTH and "\n" not in items[0]:
+        return f"{name} = ({items[0]},)"
     return f"{name} = (\n" + "".join(f"    {item},\n" for item in items) + ")"
 
 
@@ -233,12 +248,23 @@ def _cost_body(entry, dims):
         lines.append("    experts = active_experts(op, point, x)")
     elif entry.get("active_experts") == "expected":
         lines.append("    experts = expected_active_experts(T, E, topk)")
-    values = {
-        key: grammar.to_python(str(cost[key]), {"active_experts": "experts"})
-        for key in ("flops", "bytes")
-    }
-    lines.append("    return " + _call("Cost", [f"{key}={value}" for key, value in values.items()], indent=4))
+    values = {key: grammar.to_python(str(cost[key]), {"active_experts": "experts"}) for key in ("flops", "bytes")}
+    arguments = [
+        f"{key}={_terms(value) if len(key) + len(value) + 10 > 120 else value}" for key, value in values.items()
+    ]
+    lines.append("    return " + _call("Cost", arguments, indent=4))
     return "\n".join(lines)
+
+
+def _terms(source):
+    """A long sum with one term a line, as a formatter leaves it as an argument eight columns deep."""
+    depth, terms, start = 0, [], 0
+    for i, character in enumerate(source):
+        depth += (character in "([") - (character in ")]")
+        if depth == 0 and source[i : i + 3] in (" + ", " - "):
+            terms.append(source[start:i])
+            start = i + 1
+    return ("\n" + " " * 8).join([*terms, source[start:]])
 
 
 def _columns_body(entry, dims):

@@ -1,4 +1,4 @@
-"""Contract of rmsnorm: what it computes and moves, from its logical dimensions alone."""
+"""Contract of rmsnorm: what it computes, from its logical dimensions alone."""
 
 
 def flops(d):

@@ -13,3 +13,8 @@ def expected(x, dims):
 def actual(x, result):
     """The kernel writes into its first argument and returns nothing."""
     return {"output": x["output"]}
+
+
+def simulate(x, dims):
+    """Write what the kernel would write."""
+    x["output"].copy_(expected(x, dims)["output"])

@@ -1,0 +1,81 @@
+"""Checks of routed experts that several contracts share.
+
+Values are integer CPU tensors; findings are (argument, found, expected).
+"""
+
+# A power law over experts activates at least half as many as uniform routing does on average; all tokens on the
+# same experts activate far fewer.
+SPREAD = 0.4
+
+
+def expected_active(T, E, topk):
+    return E * (1.0 - (1.0 - topk / E) ** T)
+
+
+def check_spread(argument, active, d):
+    """Tokens must be spread over experts as a router would do it."""
+    T, E, topk = d["T"], d["E"], d["topk"]
+    expected = expected_active(T, E, topk)
+    if active < max(min(topk, E), SPREAD * expected):
+        yield (
+            argument,
+            f"{active} of {E} experts have rows",
+            f"about {expected:.0f}, as {T} independent tokens with {topk} experts each have",
+        )
+
+
+def check_ids(argument, ids, d):
+    """Ids [T, topk] must be experts, distinct within a row, and spread over the experts."""
+    E, topk = d["E"], d["topk"]
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= E:
+        yield argument, f"ids from {low} to {high}", f"ids from 0 to {E - 1}"
+        return
+    ordered = ids.sort(dim=-1).values
+    repeated = int((ordered[..., 1:] == ordered[..., :-1]).any(dim=-1).sum())
+    if repeated:
+        yield argument, f"{repeated} tokens with the same expert twice", f"{topk} different experts for each token"
+        return
+    yield from check_spread(argument, int(ids.unique().numel()), d)
+
+
+def check_row_counts(argument, counts, d):
+    """Rows per expert [E] must sum to T*topk, and no expert can have more rows than there are tokens."""
+    T, R = d["T"], d["T"] * d["topk"]
+    total, least, most = int(counts.sum()), int(counts.min()), int(counts.max())
+    if least < 0:
+        yield argument, f"an expert with {least} rows", "offsets that do not decrease"
+    elif total != R:
+        yield argument, f"{total} rows in all experts", f"T*topk = {R}"
+    elif most > T:
+        yield argument, f"an expert with {most} rows", f"at most T = {T}: a token has an expert once"
+    else:
+        yield from check_spread(argument, int((counts > 0).sum()), d)
+
+
+def exclusive_sum(counts):
+    """Sum of all counts before each."""
+    return counts.cumsum(0) - counts
+
+
+def padded(counts, multiple):
+    return (counts + multiple - 1) // multiple * multiple
+
+
+def first_difference(found, expected):
+    """Index, found and expected value of the first difference of two vectors, or None."""
+    differs = (found != expected).nonzero()
+    if not len(differs):
+        return None
+    index = int(differs[0, 0])
+    return index, int(found[index]), int(expected[index])
+
+
+def check_vector(argument, found, expected, meaning):
+    """Two integer vectors of one length must be equal."""
+    if found.shape != expected.shape:
+        return
+    difference = first_difference(found, expected)
+    if difference:
+        index, value, wanted = difference
+        yield argument, f"[{index}] = {value}", f"[{index}] = {wanted}: {meaning}"

@@ -1,0 +1,6 @@
+"""Contract of topk_softmax: what it computes, from its logical dimensions alone."""
+
+
+def flops(d):
+    """5 operations for each token and expert."""
+    return 5 * d["T"] * d["E"]
