@@ -73,6 +73,19 @@ def test_limits_say_the_values_and_the_reason():
     assert scope["not_applicable"](None, point) is None
 
 
+def test_conditions_of_the_ops_file_bind_only_their_op():
+    conditional = spec()
+    conditional["ops"][0]["condition"] = "B <= 16"
+    scope = {}
+    exec(namespace(render.render_kernel(conditional, entry(), TEMPLATES))["not_applicable"], scope)
+    point = type("Point", (), {"B": 32, "T": 32})
+    op = type("Op", (), {"name": "q_a_layernorm", "phase": "decode"})
+    expected = "B = 32: the ops file uses this kernel only where B <= 16"
+    assert scope["not_applicable"](op, point) == expected
+    op.phase = "prefill"
+    assert scope["not_applicable"](op, point) is None
+
+
 def test_functions_of_the_grammar_are_imported_where_a_formula_uses_them():
     text = render.render_kernel(spec(), entry(columns={"M": "round_up(T, 8)", "N": "D", "K": "0"}), TEMPLATES)
     assert "round_up" in text.split("KERNEL =")[0]

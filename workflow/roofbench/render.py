@@ -101,7 +101,7 @@ def _parts(spec, entry):
         "providers": _providers(spec, entry),
         "cost_body": _cost_body(entry, dims),
         "columns_body": _columns_body(entry, dims),
-        "limits_body": _limits_body(entry, dims),
+        "limits_body": _limits_body(spec, entry, dims),
         "benchmark": _benchmark(spec, entry),
     }
 
@@ -274,16 +274,28 @@ def _columns_body(entry, dims):
     return "\n".join(lines)
 
 
-def _limits_body(entry, dims):
+def _limits_body(spec, entry, dims):
     limits = entry.get("limits") or []
-    lines = _unpack(_names(*(limit["require"] for limit in limits)), dims) if limits else []
+    conditions = [op for op in spec["ops"] if op.get("condition")]
+    names = _names(*(limit["require"] for limit in limits), *(op["condition"] for op in conditions))
+    lines = _unpack(names, dims)
     for limit in limits:
-        order = [name for name in (*POINT_DIMS, *dims) if name in _names(limit["require"])]
-        values = ", ".join(f"{name} = {{{name}}}" for name in order)
         lines.append(f"    if not ({_python(limit['require'])}):")
-        lines.append(f'        return f"{values}: {limit["reason"]}"')
+        lines.append(f'        return f"{_values(limit["require"], dims)}: {limit["reason"]}"')
+    for op in conditions:
+        which = f"(op.name, op.phase) == ({_literal(op['op'])}, {_literal(op['phase'])})"
+        condition = _python(op["condition"])
+        lines.append(f"    if {which} and not ({condition}):")
+        reason = f"the ops file uses this kernel only where {op['condition']}"
+        lines.append(f'        return f"{_values(op["condition"], dims)}: {reason}"')
     lines.append("    return None")
     return "\n".join(lines)
+
+
+def _values(expression, dims):
+    """`T = {T}` of every name in an expression, for an f-string."""
+    used = _names(expression)
+    return ", ".join(f"{name} = {{{name}}}" for name in (*POINT_DIMS, *dims) if name in used)
 
 
 def _benchmark(spec, entry):
