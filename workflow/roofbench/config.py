@@ -31,6 +31,7 @@ class Config:
     hardware: str = "auto"
     timing: dict = field(default_factory=lambda: {"cache": "cold", "routing": "uniform", "point_timeout_s": 120})
     gpus: str | tuple = "all"
+    busy_gpus: str = "report"
     overwrite: bool = False
     retry: bool = False
     allow_failures: bool = False
@@ -44,7 +45,8 @@ class Config:
 
     def as_dict(self):
         """Plain data of every setting, in the form of config/config.yaml."""
-        names = ["ops_file", *_LISTS_OF_NAMES, *_LISTS_OF_SIZES, *_MAPPINGS, "hardware", "gpus", *_SWITCHES]
+        names = ["ops_file", *_LISTS_OF_NAMES, *_LISTS_OF_SIZES, *_MAPPINGS, *_SWITCHES]
+        names += ["hardware", "gpus", "busy_gpus"]
         plain = {name: getattr(self, name) for name in names}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 

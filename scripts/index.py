@@ -1,0 +1,45 @@
+"""Write the bundle's list of kernels.
+
+Reads   results/specs.json, config/kernels/*.yaml
+Writes  deepseek_kernel_benchmarks/scripts/kernels.json: [{kernel, catalogue, source, category, script}]
+        results/selected.json: the manifest of the selected kernels alone
+
+    python scripts/index.py --manifest results/specs.json --output FILE --kernels rmsnorm silu_and_mul
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import yaml
+
+from _bootstrap import ROOT
+from roofbench.state import read_manifest
+
+
+def category(catalogue):
+    """Category in a catalogue entry."""
+    text = (ROOT / "config" / "kernels" / f"{catalogue}.yaml").read_text()
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["category"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--manifest", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--selected", type=Path)
+    parser.add_argument("--kernels", nargs="+", required=True)
+    options = parser.parse_args()
+    known = read_manifest(options.manifest)
+    rows = []
+    for kernel in options.kernels:
+        entry = {key: known[kernel][key] for key in ("kernel", "catalogue", "source")}
+        rows.append({**entry, "category": category(entry["catalogue"]), "script": f"bench_{kernel}.py"})
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(rows, indent=1) + "\n")
+    if options.selected:
+        options.selected.write_text(json.dumps({"kernels": [known[kernel] for kernel in options.kernels]}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

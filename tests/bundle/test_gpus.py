@@ -1,0 +1,130 @@
+"""Locks and visibility of GPUs, with GPUs that are only names."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+from fakes import SCRIPTS
+
+from benchlib import gpus, nvml
+from benchlib.gpus import Gpu, Lock
+
+GPUS = [Gpu(0, "GPU-aaaa", "NVIDIA H100"), Gpu(1, "GPU-bbbb", "NVIDIA H100"), Gpu(2, "GPU-bccc", "NVIDIA H100")]
+
+
+@pytest.fixture(autouse=True)
+def own_locks(tmp_path, monkeypatch):
+    monkeypatch.setenv(gpus.LOCK_DIR, str(tmp_path / "locks"))
+    monkeypatch.setattr(gpus, "users", lambda gpu: "")
+
+
+def test_a_lock_excludes_and_is_released():
+    first = Lock.try_take(GPUS[0])
+    assert Lock.try_take(GPUS[0]) is None
+    assert gpus.holder(GPUS[0]) == os.getpid()
+    first.release()
+    Lock.try_take(GPUS[0]).release()
+
+
+def test_the_next_free_gpu_is_taken():
+    with gpus.take_one(GPUS) as one, gpus.take_one(GPUS) as two:
+        assert (one.gpu.index, two.gpu.index) == (0, 1)
+        with pytest.raises(gpus.GpuBusy, match=r"no GPU became free in 0 s: GPU 0 is held by another benchmark"):
+            with gpus.take_one(GPUS[:2], timeout=0):
+                pass
+
+
+def test_no_gpu_no_lock():
+    with gpus.take_one([]) as lock:
+        assert lock is None
+
+
+HOLDER = """
+    import sys, subprocess
+    sys.path.insert(0, {scripts!r})
+    from benchlib.gpus import Gpu, Lock
+    lock = Lock.try_take(Gpu(0, "GPU-aaaa", ""))
+    child = subprocess.Popen(["sleep", "{seconds}"], pass_fds=[lock.fd] if {inherit} else [])
+    print(child.pid, flush=True)
+    child.wait()
+"""
+
+
+def hold(inherit, seconds=60):
+    code = textwrap.dedent(HOLDER).format(scripts=str(SCRIPTS), inherit=inherit, seconds=seconds)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    return process, int(process.stdout.readline())
+
+
+def taken_within(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        lock = Lock.try_take(GPUS[0])
+        if lock:
+            lock.release()
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_the_lock_of_a_killed_holder_is_free():
+    process, child = hold(inherit=False)
+    assert Lock.try_take(GPUS[0]) is None
+    process.kill()
+    process.wait()
+    assert taken_within(5)
+    os.kill(child, signal.SIGKILL)
+
+
+def test_a_worker_that_outlives_its_supervisor_keeps_the_gpu():
+    process, child = hold(inherit=True)
+    process.kill()
+    process.wait()
+    assert Lock.try_take(GPUS[0]) is None
+    os.kill(child, signal.SIGKILL)
+    assert taken_within(5)
+
+
+def test_strangers_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(gpus, "users", lambda gpu: "process 7" if gpu.index == 0 else "")
+    said = []
+    with gpus.take_one(GPUS[:1], "report", say=said.append) as lock:
+        assert lock.gpu.index == 0 and "GPU 0 is in use by process 7" in said[0]
+    with pytest.raises(gpus.GpuBusy, match="in use by process 7"), gpus.take_one(GPUS[:1], "refuse"):
+        pass
+    with gpus.take_one(GPUS, "wait", poll=0.01) as lock:
+        assert lock.gpu.index == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(None, [0, 1, 2]), ("1,0", [1, 0]), ("", []), ("-1", []), ("0,7,1", [0]), ("GPU-bccc", [2]), ("1,1", [1])],
+)
+def test_visible_devices(monkeypatch, text, expected):
+    monkeypatch.setattr(gpus, "all_gpus", lambda: GPUS)
+    environment = {} if text is None else {"CUDA_VISIBLE_DEVICES": text}
+    assert [gpu.index for gpu in gpus.visible(environment)] == expected
+
+
+def test_choosing_among_visible_ones():
+    assert gpus.choose(GPUS, "0,2") == [GPUS[0], GPUS[2]]
+    assert gpus.choose(GPUS, None) == GPUS
+    assert gpus.choose(GPUS, "GPU-bb") == [GPUS[1]]
+    with pytest.raises(ValueError, match="GPU 3 is asked for, but the visible GPUs are 0 to 2"):
+        gpus.choose(GPUS, "3")
+    with pytest.raises(ValueError, match="no GPU is visible"):
+        gpus.choose([], "0")
+
+
+def test_readings_are_absent_with_a_reason_where_there_is_no_driver():
+    reading = nvml.Monitor.open().read()
+    assert "absent" in reading or "sm_mhz" in reading
+
+
+def test_throttle_reasons():
+    assert nvml.reasons_of(0x1 | 0x4 | 0x40) == ["idle", "power cap", "hardware thermal slowdown"]
+    assert nvml.throttled({"reasons": ["idle", "power cap"]}, {}, {"absent": "x"}) == ["power cap"]

@@ -1,0 +1,80 @@
+import csv
+import json
+
+import pytest
+import synthetic
+
+from benchlib import aggregate, resultset
+from benchlib.resultset import ResultError
+
+
+@pytest.fixture
+def results(tmp_path):
+    listed = [p for p in synthetic.points() if p["kernel"] in ("silu_and_mul", "rmsnorm", "cutlass_mla_decode")]
+    return tmp_path, synthetic.write_results(tmp_path, listed)
+
+
+def test_the_table_has_every_row_in_the_order_of_the_kernels(results):
+    folder, _ = results
+    path = aggregate.aggregate(folder, ["silu_and_mul", "cutlass_mla_decode", "rmsnorm"])
+    with path.open() as stream:
+        rows = list(csv.reader(stream))
+    assert rows[0] == list(resultset.COLUMNS)
+    assert [row[0] for row in rows[1:]] == ["silu_and_mul"] * 84 + ["rmsnorm"] * 136
+
+
+def test_cells_are_copied_unchanged(results):
+    folder, _ = results
+    table = aggregate.aggregate(folder, ["rmsnorm"])
+    assert table.read_text() == (folder / "rmsnorm.csv").read_text()
+
+
+def test_an_empty_list_of_kernels_gives_the_header_alone(tmp_path):
+    assert aggregate.aggregate(tmp_path, []).read_text() == ",".join(resultset.COLUMNS) + "\n"
+
+
+def test_gpus_of_two_types_are_refused_and_nothing_is_written(results):
+    folder, kernels = results
+    lines = (folder / "rmsnorm.jsonl").read_text().splitlines()
+    run = json.loads(lines[0])
+    run["provenance"]["gpu"] = {"name": "NVIDIA H100 80GB HBM3"}
+    (folder / "rmsnorm.jsonl").write_text("\n".join([json.dumps(run), *lines[1:]]))
+    with pytest.raises(ResultError, match="NVIDIA H100 80GB HBM3: rmsnorm; NVIDIA H200: silu_and_mul"):
+        aggregate.aggregate(folder, kernels)
+    assert not (folder / "all_kernels.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("kernel,op,", "kernel,what,"), r"rmsnorm.csv:1: found the header"),
+        (lambda text: text + "rmsnorm,op\n", r"rmsnorm.csv:138: found 2 cells, expected 14"),
+        (lambda text: text + text.splitlines()[1] + "\n", r"rmsnorm.csv:138: op .* stands in line 2 already"),
+        (
+            lambda text: text.replace("\nrmsnorm,", "\nlayernorm,", 1),
+            r"csv:2: the row is of kernel 'layernorm'",
+        ),
+        (lambda text: text.replace("prefill,1,", "prefill,one,", 1), r"column B holds 'one', expected an integer"),
+        (lambda text: "", r"rmsnorm.csv:1: the file is empty"),
+    ],
+)
+def test_a_damaged_table_is_an_error_that_names_the_line(results, change, message):
+    folder, kernels = results
+    path = folder / "rmsnorm.csv"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(ResultError, match=message):
+        aggregate.aggregate(folder, kernels)
+
+
+def test_a_missing_table_is_an_error(tmp_path):
+    with pytest.raises(ResultError, match="rmsnorm.csv: is missing"):
+        aggregate.aggregate(tmp_path, ["rmsnorm"])
+
+
+def test_the_frame_holds_the_sidecar(results):
+    pytest.importorskip("pandas")
+    folder, _ = results
+    frame = aggregate.sidecar_frame(folder, ["rmsnorm"])
+    assert len(frame) == 136
+    assert set(frame["schema_version"]) == {1}
+    assert frame["statistics.p20_ms"].iloc[0] == pytest.approx(frame["latency_ms"].iloc[0] * 0.995, rel=1e-3)

@@ -1,0 +1,170 @@
+import csv
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import synthetic
+
+from benchlib import compare, compare_report, conventions, resultset, roofs
+from benchlib.resultset import Row
+
+sys.path.insert(0, str(Path(compare.__file__).parents[2]))
+import compare_results  # noqa: E402
+
+POINTS = resultset.points_from_list(synthetic.points())
+GB200 = roofs.Roofs("GB200", synthetic.GB200, 8000e9)
+
+
+def row(kernel, op, phase="decode", B=1, S=1, M=1, N=1, K=0, ms=0.01, **fields):
+    return Row(kernel, op, phase, B, S, S, M, N, K, latency_ms=ms, **fields)
+
+
+def joined(*rows):
+    return compare.compare(resultset.ResultSet(Path("old"), list(rows)), resultset.ResultSet(Path("new"), []), POINTS)
+
+
+@pytest.mark.parametrize(
+    "old",
+    [
+        row("cutlass_mla_decode", "attn_mqa", B=4, S=256, M=512, N=256, K=576),
+        row("trtllm_batch_decode_with_kv_cache_mla", "attn_mqa", B=128, S=2048, M=16384, N=2048, K=576),
+        row("trtllm_ragged_attention_deepseek", "prefill_attn", "prefill", 2, 512, 89600, 512, 192),
+        row("bmm_fp8", "q_nope*w_kc", B=8, M=8, N=512, K=128),
+        row("bmm_fp8", "attn*w_vc", B=8, M=8, N=128, K=512),
+        row("concat_mla_k", "concat_kv", "prefill", 1, 128, 128, 192, 0),
+        row("dsv3_fused_a_gemm", "fused_qkv_a_proj", B=16, M=16, N=2112, K=7168),
+        row("mla_rope_quantize_fp8", "rope_quantize", B=128, M=128, N=64, K=512),
+        row("moe_fused_gate", "fused_gate", B=2, M=2, N=256, K=0),
+        row("prepare_moe_input", "experts_gather", B=2, M=2, N=8, K=7168),
+        row("moe_align_block_size", "align_experts", B=2, M=2, N=8, K=64),
+        row("scaled_fp4_experts_quant", "experts_quant", B=2, M=16, N=7168),
+        row("cutlass_fp4_group_mm", "experts_gate_up", B=4, M=32, N=4096, K=7168),
+        row("cutlass_fp4_group_mm", "experts_down", B=4, M=32, N=7168, K=2048),
+        row("apply_shuffle_mul_sum", "experts_scatter", B=2, M=2, N=7168, K=8),
+        row("fused_moe_kernel", "fused_moe", "prefill", 1, 128, 1024, 2048, 7168),
+        row("rmsnorm", "input_layernorm", B=2, M=2, N=7168),
+    ],
+    ids=lambda row: f"{row.kernel}-{row.op}",
+)
+def test_older_conventions_are_read(old):
+    found = joined(old)
+    assert found.joined_rows == 1
+    assert (found.only_baseline, found.other_shape) == ([], [])
+    assert found.pairs[0].baseline.L == found.pairs[0].current.L
+
+
+def test_todays_rows_stay_as_they_are_but_for_the_alias():
+    for item in conventions.normalise(POINTS):
+        same = {name: getattr(item.row, name) for name in conventions.FIELDS[1:]}
+        assert same == {name: getattr(item.original, name) for name in conventions.FIELDS[1:]}
+    assert {item.original.kernel for item in conventions.normalise(POINTS) if item.changes} == {"concat_mla_mha_k"}
+
+
+def test_another_shape_at_the_same_point_is_not_compared():
+    found = joined(row("trtllm_fp4_block_scale_moe", "fused_moe", B=8, M=64, N=1024, K=1024))
+    assert (found.joined_rows, len(found.other_shape)) == (0, 1)
+
+
+def test_rows_without_a_counterpart_are_reported():
+    found = joined(row("cutlass_scaled_fp4_mm", "kv_b_proj", B=1, M=1, N=32768, K=512))
+    assert [old.op for old in found.only_baseline] == ["kv_b_proj"]
+    assert len(found.only_current) == len(POINTS)
+
+
+def test_duplicates_are_reported_and_widen_the_noise():
+    one = row("rmsnorm", "enorm", B=1, M=1, N=7168, ms=0.010)
+    found = joined(one, replace(one, latency_ms=0.012))
+    assert found.joined_rows == 2
+    assert [(name, len(rows)) for name, _, rows in found.duplicates] == [("baseline", 2)]
+    assert found.pairs[0].baseline.latency_ms == pytest.approx(0.011)
+    assert found.pairs[0].baseline.spread == pytest.approx(0.001 / 0.011)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "spreads", "expected"),
+    [
+        (0.100, 0.101, (0.0, 0.0), "same"),
+        (0.100, 0.103, (0.0, 0.0), "slower"),
+        (0.100, 0.097, (0.0, 0.0), "faster"),
+        (0.100, 0.103, (0.01, 0.01), "slower"),
+        (0.100, 0.103, (0.02, 0.01), "same"),
+        (0.100, 0.105, (None, None), "same"),
+        (0.100, 0.107, (None, None), "slower"),
+        (0.00100, 0.00104, (0.0, 0.0), "same"),
+        (0.00100, 0.00106, (0.0, 0.0), "slower"),
+    ],
+)
+def test_the_verdict_takes_the_noise_into_account(old, new, spreads, expected):
+    rows = [row("k", "o", ms=ms, spread=spread) for ms, spread in zip((old, new), spreads, strict=True)]
+    noise = compare.combined_noise(*rows)
+    assert compare.verdict(old, new, noise) == expected
+
+
+def test_rows_above_the_roof_are_named():
+    rows = [
+        row("rmsnorm", "enorm", bytes=9e6, flops=1e6, ms=0.001),
+        row("cutlass_scaled_fp4_mm", "q_b_proj", M=1, bytes=1e3, flops=10e9, ms=0.001),
+        row("rmsnorm", "hnorm", bytes=7e6, flops=1e6, ms=0.001),
+    ]
+    sets = resultset.ResultSet(Path("old"), rows), resultset.ResultSet(Path("new"), [])
+    found = compare.compare(*sets, POINTS, GB200).above_roof
+    assert [(name, line.op, resource) for name, line, resource, _ in found] == [
+        ("baseline", "enorm", "memory"),
+        ("baseline", "q_b_proj", "compute"),
+    ]
+    assert found[0][3] == pytest.approx(9 / 8)
+
+
+@pytest.fixture(scope="module")
+def two_sets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets")
+    synthetic.write_results(folder / "old")
+    synthetic.write_results(folder / "new")
+    synthetic.write_results(folder / "slow", speed=1 / 1.2)
+    return folder
+
+
+def run(folder, old, new, *arguments):
+    command = ["--baseline", str(folder / old), "--current", str(folder / new), "--output", str(folder / "out")]
+    return compare_results.main([*command, *arguments])
+
+
+def test_equal_sets_are_the_same(two_sets, capsys):
+    assert run(two_sets, "old", "new") == 0
+    assert "554 of 554 rows joined, 554 points compared" in capsys.readouterr().out
+    with (two_sets / "out" / "comparison.csv").open() as stream:
+        lines = list(csv.DictReader(stream))
+    assert tuple(lines[0]) == compare_report.CSV_COLUMNS
+    assert {line["verdict"] for line in lines} == {"same"}
+    assert {line["ratio"] for line in lines} == {"1.0000"}
+
+
+def test_a_regression_fails_unless_it_is_below_the_threshold(two_sets, capsys):
+    assert run(two_sets, "old", "slow") == 1
+    assert "1.20 times the baseline" in capsys.readouterr().out
+    assert run(two_sets, "old", "slow", "--threshold", "0.3") == 0
+    assert run(two_sets, "slow", "old") == 0
+
+
+def test_a_slower_gpu_is_no_regression_unless_strict(two_sets, tmp_path):
+    synthetic.write_results(tmp_path / "h100", gpu="NVIDIA H100 80GB HBM3", bandwidth=3350e9)
+    assert run(two_sets, "old", str(tmp_path / "h100")) == 0
+    assert run(two_sets, "old", str(tmp_path / "h100"), "--strict") == 1
+    text = (two_sets / "out" / "comparison.md").read_text()
+    assert "the bandwidths of H200 and H100 give 1.433" in text
+
+
+def test_what_cannot_be_compared_is_an_error(two_sets, tmp_path, capsys):
+    assert run(two_sets, "nothing", "new") == 2
+    (tmp_path / "a.csv").write_text("kernel,time\n")
+    assert run(two_sets, str(tmp_path / "a.csv"), "new") == 2
+    assert "a.csv:1: found the header kernel,time" in capsys.readouterr().err
+    assert run(two_sets, "old", "new", "--threshold", "-1") == 2
+
+
+def test_conventions_name_known_columns_only(tmp_path):
+    path = tmp_path / "conventions.json"
+    path.write_text('{"kernels": {}, "constants": {}, "rules": [{"why": "x", "match": {"kernal": "a"}}]}')
+    with pytest.raises(resultset.ResultError, match="unknown column 'kernal'"):
+        conventions.normalise([], path)

@@ -1,0 +1,81 @@
+import json
+
+import pytest
+import synthetic
+
+from benchlib import summary
+
+
+def test_a_directory_without_results(tmp_path):
+    text = summary.write_summary(tmp_path / "none", ["rmsnorm", "bmm_fp8"], tmp_path / "summary.md").read_text()
+    assert "**0 of 0 points measured.** 2 kernels: 2 not run." in text
+    assert "| `bmm_fp8` | not run | 0 | – | – | there are no results |" in text
+    assert "Share of the roof" not in text
+
+
+def test_nothing_measured_at_all(tmp_path):
+    kernels = synthetic.write_results(tmp_path, lacks=set(synthetic.KERNELS))
+    text = summary.write_summary(tmp_path, kernels).read_text()
+    assert "**0 of 1010 points measured.** 23 kernels: 23 unavailable." in text
+    assert "- `rmsnorm`: 136 points: needs compute capability 10.0, the GPU has 9.0" in text
+
+
+@pytest.fixture(scope="module")
+def hopper(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hopper")
+    return folder, synthetic.write_results(folder)
+
+
+def test_headline_and_status(hopper):
+    folder, kernels = hopper
+    text = summary.write_summary(folder, kernels).read_text()
+    assert "**554 of 1010 points measured on NVIDIA H200.** 23 kernels: 16 ok, 7 unavailable." in text
+    assert "no row is flagged suspect" in text
+    assert "| `dsv3_router_gemm` | ok | 5 | 5 | 0 |  |" in text
+    assert len(text.splitlines()) < 130
+
+
+def test_shares_are_best_median_and_worst(tmp_path):
+    listed = [p for p in synthetic.points() if p["kernel"] == "dsv3_router_gemm"]
+    synthetic.write_results(tmp_path, listed)
+    lines = (tmp_path / "dsv3_router_gemm.csv").read_text().splitlines()
+    shares = [10, 50, 20, 90, 40]
+    for number, share in enumerate(shares, 1):
+        cells = lines[number].split(",")
+        cells[10] = str(share)
+        lines[number] = ",".join(cells)
+    (tmp_path / "dsv3_router_gemm.csv").write_text("\n".join(lines) + "\n")
+    text = summary.write_summary(tmp_path, ["dsv3_router_gemm"]).read_text()
+    assert "| 5 | 90.0 | gate, decode B=8 | 40.0 | 10.0 | gate, decode B=1 | memory 5 |" in text
+
+
+def test_flags_and_missing_points_are_listed(tmp_path):
+    listed = [p for p in synthetic.points() if p["kernel"] == "dsv3_router_gemm"]
+    synthetic.write_results(tmp_path, listed)
+    sidecar, table = tmp_path / "dsv3_router_gemm.jsonl", tmp_path / "dsv3_router_gemm.csv"
+    run, *points = map(json.loads, sidecar.read_text().splitlines())
+    run |= {"status": "partial", "reason": "1 of 5 points not measured", "measured": 4}
+    points[1]["flags"] = ["suspect"]
+    points[4] = {
+        "type": "point",
+        "op": "gate",
+        "phase": "decode",
+        "B": 16,
+        "S": 1,
+        "status": "oom",
+        "reason": "no memory",
+    }
+    sidecar.write_text("\n".join(map(json.dumps, [run, *points])))
+    table.write_text("\n".join(table.read_text().splitlines()[:5]) + "\n")
+    text = summary.write_summary(tmp_path, ["dsv3_router_gemm"]).read_text()
+    assert "1 row flagged suspect" in text
+    assert "| `dsv3_router_gemm` | gate | decode B=2 |" in text.split("## Flags")[1]
+    missing = text.split("## Not measured")[1]
+    assert "- `dsv3_router_gemm`: 1 point: 1 of 5 points not measured" in missing
+    assert "  - 1 point: no memory (gate, decode B=16)" in missing
+
+
+def test_facts_that_differ_between_kernels_say_how_often(hopper):
+    folder, kernels = hopper
+    text = summary.write_summary(folder, kernels).read_text().split("## Run")[1]
+    assert "| driver | 570.1 |" in text

@@ -1,0 +1,177 @@
+"""The verifier on generated scripts: good ones pass, and failures say what a person needs to know."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.xdist_group("verify")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def checks(report):
+    return {finding.check for finding in report.findings.values()}
+
+
+def only(report, check):
+    found = [f for f in report.findings.values() if f.check == check]
+    assert found, report.text()
+    return found[0]
+
+
+def test_all_scripts_pass_on_both_stacks(generated, verifier, tmp_path):
+    from roofbench.verify.check import verify_file
+    from roofbench.verify.findings import FAMILIES
+
+    points = 0
+    start = time.perf_counter()
+    for kernel in generated.kernels:
+        stamp = tmp_path / f"{kernel}.json"
+        report, _ = verify_file(
+            verifier, generated.scripts / f"bench_{kernel}.py", generated.specs / f"{kernel}.json", stamp
+        )
+        assert report.ok, report.text()
+        content = json.loads(stamp.read_text())
+        points += content["points"]
+        assert content["kernel"] == kernel
+        assert {c["family"] for c in content["checks"]} == set(FAMILIES)
+    assert len(generated.kernels) == 23
+    assert points >= 1010
+    assert time.perf_counter() - start < 120
+
+
+def test_the_same_script_gives_the_same_report(verify):
+    first, second = verify("dsv3_fused_a_gemm"), verify("dsv3_fused_a_gemm")
+    assert first.checked == second.checked
+    broken = ("weight.T", "weight.T.contiguous()")
+    assert verify("dsv3_fused_a_gemm", broken).text() == verify("dsv3_fused_a_gemm", broken).text()
+
+
+def test_a_row_major_weight_is_found_where_it_is_made(verify, generated):
+    report = verify("dsv3_fused_a_gemm", ("weight.T", "weight.T.contiguous()"))
+    finding = only(report, "shapes.stride")
+    text = (generated.scripts / "bench_dsv3_fused_a_gemm.py").read_text().splitlines()
+    assert "weight.T" in text[finding.place.line - 1]
+    assert "mat_b" in finding.subject
+    assert "[2112, 1]" in finding.found and "[1, 7168]" in finding.expected
+    assert "config/kernels/dsv3_fused_a_gemm.yaml:" in finding.source and "strides" in finding.source
+    assert finding.count == 10  # five points on two stacks, one message
+
+
+def test_every_failure_of_a_script_comes_out_in_one_run(verify):
+    report = verify(
+        "dsv3_fused_a_gemm",
+        ("weight.T", "weight.T.contiguous()"),
+        ("flops=2 * T", "flops=4 * T"),
+        ("return T, N, Kd", "return T, Kd, N"),
+    )
+    assert {"shapes.stride", "metrics.flops", "metrics.columns"} <= checks(report)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "old", "new", "check"),
+    [
+        ("rmsnorm", "def make_inputs(", "def make_inputs(:", "syntax.compile"),
+        ("rmsnorm", "    rng = Random", "    # {{ spec.kernel }}\n    rng = Random", "syntax.template"),
+        ("rmsnorm", "def columns(", "def colums(", "syntax.names"),
+        ("rmsnorm", "torch.ops.sgl_kernel:rmsnorm.default", "flashinfer.norm:rmsnorm", "imports.provider"),
+        ("rmsnorm", "import sys\n", "import sys\nfrom sgl_kernel import rms_norm\n", "imports.name"),
+        ("rmsnorm", 'KERNEL = "rmsnorm"', 'KERNEL = "rms"', "imports.kernel"),
+        ("rmsnorm", "rng.normal((T, D))", "rng.normal((D, T))", "shapes.shape"),
+        ("rmsnorm", "rng.empty((T, D), torch.bfloat16)", "rng.empty((T, D), torch.float16)", "shapes.dtype"),
+        ("rmsnorm", "rng.normal((T, D))", "rng.empty((T, D), torch.bfloat16)", "shapes.uninitialised"),
+        ("topk_softmax", "rng.normal((T, E), dtype=torch.float32)", "torch.randn(T, E)", "shapes.device"),
+        ("cutlass_mla_decode", "page_table(rng, B, pages)", "page_table(rng, B, pages) // 2", "shapes.value"),
+        ("trtllm_batch_decode_with_kv_cache_mla", "torch.zeros(", "torch.empty(", "shapes.zeroed"),
+        ("rmsnorm", 'x["eps"], True)', 'x["eps"])', "kernel-call.run"),
+        ("silu_and_mul", "out=x", "output=x", "kernel-call.bind"),
+        ("rmsnorm", "EPS = 1e-6", "EPS = 1e-5", "kernel-call.scalar"),
+        ("rmsnorm", '(x["output"], x["input"]', '(x["output"], x["input"].clone()', "kernel-call.allocation"),
+        ("silu_and_mul", 'kernel(x["input"]', 'x["out"][0, 0].item()\n    kernel(x["input"]', "kernel-call.sync"),
+        ("silu_and_mul", "out=x[\"out\"]", "out=x[\"input\"][:, :x[\"out\"].shape[1]]", "kernel-call.alias"),
+        ("rmsnorm", "flops=5", "flops=4", "metrics.flops"),
+        ("moe_align_block_size", '"num_experts": E + 1', '"num_experts": E', "kernel-call.scalar"),
+        ("rmsnorm", 'COMPUTE_DTYPE = "bf16"', 'COMPUTE_DTYPE = "fp8"', "metrics.peak"),
+        ("rmsnorm", "batch_sizes[:4]", "batch_sizes[:3]", "loops.missing"),
+        ("rmsnorm", "[(B, 1) for B in batch_sizes]", "[(B, 1) for B in (*batch_sizes, 1)]", "loops.twice"),
+        ("rmsnorm", "[(B, 1) for B in batch_sizes]", "[(B, 2) for B in batch_sizes]", "loops.extra"),
+        ("dsv3_router_gemm", "if not (T <= 16)", "if not (T <= 8)", "loops.not-applicable"),
+        ("rmsnorm", "for B in batch_sizes[:4] for S", "for B in BATCH_SIZES[:4] for S", "loops.arguments"),
+        ("rmsnorm", "BenchmarkRun(BENCHMARK, output_dir,", 'BenchmarkRun(BENCHMARK, output_dir + "_",', "output.file"),
+        ("rmsnorm", "Tolerance(rtol=0.01", "Tolerance(rtol=0.5", "output.tolerance"),
+    ],
+)  # fmt: skip
+def test_each_check_finds_its_error(verify, kernel, old, new, check):
+    report = verify(kernel, (old, new))
+    assert check in checks(report), report.text()
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        ("__import__('os')._exit(0)", "output.exit"),
+        ("open('/tmp/roofbench-not-here', 'w')", "output.isolation"),
+        ("__import__('subprocess').run(['true'])", "output.isolation"),
+        ("__import__('socket').socket()", "output.isolation"),
+        ("print('x' * (1 << 22))", "output.flood"),
+        ("bytearray(1 << 40)", "shapes.build"),
+    ],
+)
+def test_a_script_that_misbehaves_is_stopped(verify, change, check):
+    report = verify(
+        "dsv3_fused_a_gemm", ("    rng = Random(device, seed)", f"    {change}\n    rng = Random(device, seed)")
+    )
+    assert check in checks(report), report.text()
+    assert not Path("/tmp/roofbench-not-here").exists()
+
+
+def test_a_script_that_never_ends_is_stopped(verify):
+    start = time.perf_counter()
+    report = verify("dsv3_fused_a_gemm", ("    rng = Random(", "    while True: pass\n    rng = Random("), seconds=2)
+    assert checks(report) == {"output.time"}
+    assert time.perf_counter() - start < 15
+
+
+def test_a_wrong_stack_is_named(verify):
+    report = verify("cutlass_fp4_group_mm", ('kernel.module.startswith("sglang.jit_kernel")', "False"))
+    finding = only(report, "kernel-call.bind")
+    assert "cu13" in finding.where[0] and "cu13.json" in finding.source
+
+
+def run_cli(*arguments):
+    command = [sys.executable, str(ROOT / "scripts" / "verify.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_the_command_line_writes_no_stamp_for_a_bad_script(generated, tmp_path):
+    bad = tmp_path / "mine.py"
+    text = (generated.scripts / "bench_dsv3_fused_a_gemm.py").read_text()
+    bad.write_text(text.replace("bytes=2 *", "bytes=1 *"))
+    stamp = tmp_path / "stamp.json"
+    stamp.write_text("old")
+    spec = generated.specs / "dsv3_fused_a_gemm.json"
+    done = run_cli("--script", bad, "--spec", spec, "--stamp", stamp)
+    assert done.returncode == 1 and not stamp.exists()
+    assert "mine.py" in done.stderr and "metrics.bytes" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_command_line_finds_the_spec_by_the_kernels_name(generated, tmp_path):
+    own = tmp_path / "my_gemm.py"
+    own.write_text((generated.scripts / "bench_dsv3_fused_a_gemm.py").read_text())
+    done = run_cli("--specs", generated.specs, own)
+    assert done.returncode == 0, done.stderr
+    missing = run_cli("--specs", generated.specs, tmp_path / "nothing.py")
+    assert missing.returncode == 1 and "nothing.py" in missing.stderr and "Traceback" not in missing.stderr
+
+
+def test_the_bundle_is_verified(generated, tmp_path):
+    from roofbench.verify.bundle import check_bundle, kernels_of
+
+    kernels = kernels_of(generated.manifest)
+    report = check_bundle(generated.bundle, kernels)
+    assert report.ok, report.text()
+    report = check_bundle(generated.bundle, [*kernels, "another_kernel"])
+    assert checks(report) == {"output.list"}

@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+"""Add the measured kernels up to steps of the model, and rank what to fix first.
+
+Needs results, and the steps of the model as data (scripts/benchlib/model_steps.json). Writes model_time.md,
+model_time.csv, model_time_ops.csv, model_time.png and model_time.svg. Needs matplotlib for the pictures, no GPU.
+
+    python model_time.py --results results --output results
+    python model_time.py --path experts=cutlass --path topk=topk_sigmoid
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "scripts"))
+
+from benchlib import model_time, model_time_report, resultset, roofs  # noqa: E402
+
+STEPS = HERE / "scripts" / "benchlib" / "model_steps.json"
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--results", type=Path, default=HERE / "results", metavar="PATH", help="directory or CSV")
+    parser.add_argument("--steps", type=Path, default=STEPS, metavar="FILE", help="the steps of the model")
+    parser.add_argument("--points", type=Path, metavar="FILE", help="JSON list of all points, for what is not measured")
+    parser.add_argument("--hardware", default="auto", metavar="NAME", help="peaks to hold the points against")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where the files go (default: the results)")
+    parser.add_argument(
+        "--path", action="append", default=[], metavar="OP=PATH", help="path of an op: fastest, first or its name; *=…"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        for path in run(options):
+            print(path)
+    except resultset.ResultError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(options):
+    """Add up and write; returns the paths."""
+    steps = model_time.load_steps(options.steps)
+    results = resultset.load(options.results)
+    points = resultset.load_points(options.points) if options.points else []
+    rows = resultset.annotate(results.rows, points)
+    rows += resultset.unlisted(points, rows)
+    chosen = roofs.choose(results, options.hardware)
+    found = model_time.step_times(steps, rows, chosen, choices(options.path))
+    if not found:
+        raise resultset.ResultError(f"{options.results}: there is no point to add up")
+    title = f"Model time on {' and '.join(results.devices()) or chosen.name}"
+    output = options.output or (options.results if options.results.is_dir() else options.results.parent)
+    return model_time_report.write(found, output, title, steps.get("outside", ()))
+
+
+def choices(texts):
+    """{op: path} of texts like ``experts=cutlass``; raises ResultError where one has another form."""
+    found = {}
+    for item in texts:
+        op, sign, path = item.rpartition("=")
+        if not (op and sign and path):
+            raise resultset.ResultError(f"--path {item!r}: expected OP=PATH, such as experts=fastest")
+        found[op] = path
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""Compare our cold latency with other timers: flashinfer.testing over CUDA graphs, over events, and over CUPTI.
+
+Needs a GPU, the benchmark scripts beside this folder, and flashinfer-python. For each point named, prints and
+writes our latency, the other timers' and the ratios, as a Markdown table.
+
+    python crosscheck.py --output timers.md rmsnorm:input_layernorm,8,2048 moe_fused_gate:topk,1,1
+"""
+
+import argparse
+import importlib
+import statistics
+import sys
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parent.parent
+if __name__ == "__main__":
+    sys.path.insert(0, str(SCRIPTS))
+
+from benchlib import check, resolve, timing
+from benchlib.point import Context, measure_point, parse_point
+from benchlib.runtime import get_runtime
+from benchlib.sets import tensors
+
+# Seven kernels of seven categories, small and large, each over 5 µs where the kernel allows it.
+POINTS = (
+    "rmsnorm:input_layernorm,8,2048",
+    "fused_add_rmsnorm:post_attention_layernorm,4,1024",
+    "dsv3_fused_a_gemm:fused_qkv_a_proj_with_mqa,1,1",
+    "dsv3_fused_a_gemm:fused_qkv_a_proj_with_mqa,16,1",
+    "bmm_fp8:q_nope * w_kc,128,1",
+    "silu_and_mul:act_fn,8,1024",
+    "apply_rope_with_cos_sin_cache_inplace:rotary_emb,8,1024",
+    "moe_fused_gate:topk,8,1024",
+    "apply_shuffle_mul_sum:experts.combine,8,512",
+    "mla_rope_quantize_fp8:attn_mqa.rope_quantize,128,1",
+)
+COLUMNS = ("ours", "graph", "events", "CUPTI")
+
+
+def ours(context, op, point):
+    """Cold and warm latency in ms."""
+    record = measure_point(context, op, point)
+    return record["cold"]["median_ms"], record["warm"]["median_ms"]
+
+
+def theirs(context, op, point):
+    """{timer: cold latency in ms, or the reason why there is none} of flashinfer.testing."""
+    from flashinfer.testing import utils
+
+    x = context.benchmark.make_inputs(op, point, context.runtime.device, 0)
+
+    def call(x):
+        context.benchmark.call_kernel(context.kernel, x)
+
+    timing.warm_up(context.runtime, call, [x])
+    rotations = utils.calculate_rotation_count(list(tensors(x)))
+    timers = {
+        "graph": lambda **options: utils.bench_gpu_time_with_cudagraph(
+            num_iters_within_graph=max(10, rotations), **options
+        ),
+        "events": utils.bench_gpu_time_with_cuda_event,
+        "CUPTI": utils.bench_gpu_time_with_cupti,
+    }
+    found = {}
+    for name, timer in timers.items():
+        try:
+            found[name] = statistics.median(timer(fn=call, input_kwargs={"x": x}, cold_l2_cache=True))
+        except Exception as error:  # what another library's timer cannot do is a finding, not a failure
+            found[name] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:80]}"
+    return found
+
+
+def compare(text):
+    """One point, "kernel:op,B,S[,L]", as a row: (text, cold ms, warm ms, {timer: ms or reason})."""
+    kernel, _, point = text.partition(":")
+    benchmark = importlib.import_module(f"bench_{kernel}").BENCHMARK
+    op, point = parse_point(point, benchmark.ops)
+    runtime = get_runtime()
+    resolved = resolve.resolve(benchmark, runtime)
+    context = Context(benchmark, resolved, runtime, timing.Evictor(runtime), check.reference_of(benchmark.catalogue))
+    cold, warm = ours(context, op, point)
+    return text, cold, warm, theirs(context, op, point)
+
+
+def table(rows):
+    """Markdown: latencies in µs, and each other timer's ratio to ours."""
+    lines = ["| point | ours, cold | ours, warm | graph | events | CUPTI |", "|---|---|---|---|---|---|"]
+    for text, cold, warm, others in rows:
+        cells = []
+        for name in COLUMNS[1:]:
+            value = others[name]
+            cells.append(value if isinstance(value, str) else f"{value * 1e3:.2f} ({value / cold:.2f})")
+        lines.append(f"| {text} | {cold * 1e3:.2f} | {warm * 1e3:.2f} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("points", nargs="*", default=POINTS, metavar="KERNEL:OP,B,S[,L]")
+    parser.add_argument("--output", type=Path, help="also write the table here")
+    options = parser.parse_args(arguments)
+    reason = get_runtime().unavailable()
+    if reason:
+        print(f"unavailable: {reason}")
+        return 0
+    rows = []
+    for text in options.points:
+        try:
+            rows.append(compare(text))
+        except (resolve.Unavailable, ValueError, ModuleNotFoundError) as error:
+            print(f"{text}: {error}", file=sys.stderr)
+    shown = table(rows)
+    print(shown)
+    if options.output:
+        options.output.write_text(shown)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""One benchmark on a GPU at a time: which GPUs are visible, a lock for each, and who else is on them.
+
+The lock is a flock on a file named after the GPU's UUID, in a folder that all users of the host share. The kernel
+drops it when its last holder is gone, however that ended. The worker inherits it: as long as a worker is on the GPU,
+the GPU stays taken, even when its supervisor was killed.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchlib import nvml
+
+LOCK_DIR = "ROOFBENCH_LOCK_DIR"
+POLICIES = ("report", "wait", "refuse")
+
+
+class GpuBusy(Exception):
+    """No GPU may be used now; the message says who holds what."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU of this host: index and UUID as the driver has them."""
+
+    index: int
+    uuid: str
+    name: str
+
+
+def all_gpus():
+    """Every GPU of the host (of the container, of the job's cgroup), in the driver's order; empty without a driver."""
+    try:
+        library = nvml.Library.get()
+        handles = [(index, library.handle(index)) for index in range(library.count())]
+        return [Gpu(index, library.uuid(handle), library.name(handle)) for index, handle in handles]
+    except (OSError, AttributeError):
+        return _from_smi()
+
+
+def _from_smi():
+    command = ["nvidia-smi", "--query-gpu=index,uuid,name", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = [line.split(", ", 2) for line in found.splitlines() if line.count(", ") >= 2]
+    return [Gpu(int(index), uuid, name) for index, uuid, name in rows]
+
+
+def visible(environment=None):
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order; as CUDA does, what follows a wrong entry is hidden."""
+    found = all_gpus()
+    text = (os.environ if environment is None else environment).get("CUDA_VISIBLE_DEVICES")
+    if text is None:
+        return found
+    chosen = []
+    for entry in (entry.strip() for entry in text.split(",")):
+        gpu = next((gpu for gpu in found if _is(gpu, entry)), None)
+        if gpu is None:
+            break
+        if gpu not in chosen:
+            chosen.append(gpu)
+    return chosen
+
+
+def _is(gpu, entry):
+    return gpu.index == int(entry) if entry.isdigit() else bool(entry) and gpu.uuid.startswith(entry)
+
+
+def choose(gpus, wanted):
+    """Those of `gpus` that `wanted` names ("0,2", positions among the visible ones, or UUIDs); all where it is None.
+
+    Raises ValueError for one that is not there.
+    """
+    if wanted in (None, "", "all"):
+        return gpus
+    chosen = []
+    for entry in (entry.strip() for entry in str(wanted).split(",")):
+        if entry.isdigit() and int(entry) < len(gpus):
+            gpu = gpus[int(entry)]
+        else:
+            gpu = next((gpu for gpu in gpus if entry.startswith("GPU-") and gpu.uuid.startswith(entry)), None)
+        if gpu is None:
+            raise ValueError(f"GPU {entry} is asked for, but the visible GPUs are 0 to {len(gpus) - 1}" if gpus else
+                             f"GPU {entry} is asked for, but no GPU is visible")  # fmt: skip
+        if gpu not in chosen:
+            chosen.append(gpu)
+    return chosen
+
+
+def lock_dir():
+    """The folder of the locks, made if need be; writable for everybody on the host."""
+    folder = Path(os.environ.get(LOCK_DIR) or "/tmp/roofbench-gpu-locks")
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(parents=True)
+        with contextlib.suppress(OSError):
+            folder.chmod(0o1777)
+    return folder
+
+
+class Lock:
+    """A GPU that is held by this process and by those that inherit `fd`."""
+
+    def __init__(self, gpu, fd):
+        self.gpu, self.fd = gpu, fd
+
+    @classmethod
+    def try_take(cls, gpu):
+        """The lock, or None while another process holds it."""
+        path = lock_dir() / f"{gpu.uuid or gpu.index}.lock"
+        previous = os.umask(0)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except PermissionError:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # another user's file; a read lock on it excludes as well
+        finally:
+            os.umask(previous)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return None
+            raise
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        return cls(gpu, fd)
+
+    def release(self):
+        os.close(self.fd)
+
+
+def holder(gpu):
+    """Process id that took the lock last, or None."""
+    try:
+        return int((lock_dir() / f"{gpu.uuid or gpu.index}.lock").read_text().strip() or 0) or None
+    except (OSError, ValueError):
+        return None
+
+
+@contextlib.contextmanager
+def take_one(gpus, policy="report", timeout=None, poll=2.0, say=lambda text: None):
+    """Hold one of the GPUs: the first that is free. Yields the Lock, or None where the list is empty.
+
+    Locks of other benchmarks are always waited for, at most `timeout` seconds. What other programs do on a GPU is
+    said (policy "report"), waited for ("wait") or a reason to raise GpuBusy ("refuse").
+    """
+    if not gpus:
+        yield None
+        return
+    lock = _wait(gpus, policy, timeout, poll, say)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def _wait(gpus, policy, timeout, poll, say):
+    start, said = time.monotonic(), set()
+
+    def tell(text):
+        if text not in said:
+            said.add(text)
+            say(text)
+
+    while True:
+        reasons = []
+        for gpu in gpus:
+            lock = Lock.try_take(gpu)
+            if lock is None:
+                reasons.append(f"GPU {gpu.index} is held by another benchmark (process {holder(gpu) or 'unknown'})")
+                continue
+            strangers = users(gpu)
+            if not strangers:
+                return lock
+            text = f"GPU {gpu.index} is in use by {strangers}"
+            if policy == "report":
+                tell(f"{text}: its numbers may be wrong")
+                return lock
+            lock.release()
+            reasons.append(text)
+        if policy == "refuse" and all("in use by" in reason for reason in reasons):
+            raise GpuBusy("; ".join(reasons))
+        if timeout is not None and time.monotonic() - start >= timeout:
+            raise GpuBusy(f"no GPU became free in {timeout:.0f} s: {'; '.join(reasons)}")
+        tell(f"waiting: {'; '.join(reasons)}")
+        time.sleep(poll)
+
+
+def users(gpu):
+    """Who computes on a GPU apart from this process: "process 123, 456", or "" where nobody does or nobody can tell."""
+    try:
+        library = nvml.Library.get()
+        pids = [pid for pid in library.processes(library.handle_by_uuid(gpu.uuid)) if pid != os.getpid()]
+    except (OSError, AttributeError):
+        return ""
+    return f"process {', '.join(map(str, sorted(set(pids))))}" if pids else ""

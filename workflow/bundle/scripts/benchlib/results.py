@@ -1,0 +1,172 @@
+"""Rows of the CSV, and the sidecar beside it.
+
+`{kernel}.csv` has exactly the 14 columns of BenchmarkResult. `{kernel}.jsonl` has one JSON object a line: first the
+run ("type": "run": status, counts, provenance, peaks), then the checks ("check"), then every point ("point"), measured
+or not. docs/measurement.md says what each field means.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+SCHEMA_VERSION = 1
+CACHES = ("cold", "warm")
+# Above this share of a measured roof a result cannot be right.
+SUSPECT = 1.05
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """One measured point: one row of the CSV.
+
+    latency_ms is the median of one call, gflops and bandwidth_gbs are 10^9 FLOP/s and 10^9 B/s reached, peak_pct the
+    share in percent of the peak of the resource that `bound` names ("compute" or "memory"), arith_intensity FLOP/B.
+    """
+
+    kernel: str
+    op: str
+    phase: str
+    B: int
+    S: int
+    M: int
+    N: int
+    K: int
+    latency_ms: float
+    gflops: float
+    peak_pct: float
+    bandwidth_gbs: float
+    arith_intensity: float
+    bound: str
+
+    def cells(self):
+        """The cells of the CSV row, as text."""
+        return [FORMATS.get(name, str)(value) for name, value in zip(COLUMNS, astuple(self), strict=True)]
+
+
+COLUMNS = tuple(field.name for field in fields(BenchmarkResult))
+FORMATS = {
+    "latency_ms": "{:.6f}".format,
+    "gflops": "{:.2f}".format,
+    "peak_pct": "{:.2f}".format,
+    "bandwidth_gbs": "{:.2f}".format,
+    "arith_intensity": "{:.4f}".format,
+}
+
+
+def rates(latency_ms, flops, nbytes, dtype, hardware):
+    """What a latency amounts to: gflops, bandwidth_gbs, arith_intensity, and the shares of the roofline in percent.
+
+    hardware is a Hardware or None; without it (or without its bandwidth) bound is "memory" and shares are NaN.
+    """
+    gflops, gbs = flops / latency_ms / 1e6, nbytes / latency_ms / 1e6
+    found = {"gflops": gflops, "bandwidth_gbs": gbs, "arith_intensity": flops / nbytes if nbytes else 0.0}
+    roof = hardware.roofline(flops, nbytes, dtype) if hardware else None
+    if roof is None:
+        return found | {"bound": "memory", "peak_pct": math.nan}
+    memory_pct = 100 * roof.memory_ms / latency_ms
+    compute_pct = None if roof.compute_ms is None else 100 * roof.compute_ms / latency_ms
+    return found | {
+        "bound": roof.bound,
+        "peak_pct": compute_pct if roof.bound == "compute" else memory_pct,
+        "compute_pct": compute_pct,
+        "bandwidth_pct": memory_pct,
+        "roofline_ms": roof.time_ms,
+    }
+
+
+def finish(record, cache, hardware, measured):
+    """The record with latency, rates, shares and the suspect flag, for the cache state that the CSV reports.
+
+    hardware: Hardware or None; measured: the peaks of peaks.py or None.
+    """
+    record = dict(record)
+    if record.get("status") != "ok":
+        return record
+    statistics = record[cache]
+    latency = statistics["median_ms"]
+    record |= {"cache": cache, "statistics": statistics, "latency_ms": latency}
+    record |= rates(latency, record["flops"], record["bytes"], record["compute_dtype"], hardware)
+    flags = [flag for flag in record.get("flags", ()) if flag != "suspect"]
+    why = suspect(record["cold"]["median_ms"], record["flops"], record["bytes"], record["compute_dtype"], measured)
+    if why:
+        flags.append("suspect")
+        record["suspect"] = why
+    record["flags"] = flags
+    return record
+
+
+def suspect(latency_ms, flops, nbytes, dtype, peaks):
+    """Why a latency cannot be right given the measured peaks, or None."""
+    if not peaks:
+        return None
+    roof = peaks.get("bandwidth_gbs")
+    reached = nbytes / latency_ms / 1e6
+    if roof and reached > SUSPECT * roof:
+        return f"{reached:.0f} GB/s is {100 * reached / roof:.0f} % of the measured bandwidth of {roof:.0f} GB/s"
+    roof = peaks.get("tflops", {}).get(dtype)
+    reached = flops / latency_ms / 1e9
+    if roof and reached > SUSPECT * roof:
+        return (
+            f"{reached:.0f} TFLOP/s is {100 * reached / roof:.0f} % of the measured {dtype} rate of {roof:.0f} TFLOP/s"
+        )
+    return None
+
+
+def from_record(record):
+    """The BenchmarkResult of a measured point's sidecar record."""
+    return BenchmarkResult(**{name: record[name] for name in COLUMNS})
+
+
+def csv_text(results):
+    """The whole CSV as text; op labels with commas or quotes are quoted."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(result.cells() for result in results)
+    return stream.getvalue()
+
+
+def sidecar_text(run, records):
+    """The whole sidecar as text: the run first, then checks and points."""
+    first = {"type": "run", "schema_version": SCHEMA_VERSION, **run}
+    return "".join(json.dumps(finite(record)) + "\n" for record in (first, *records))
+
+
+def finite(value):
+    """The same value with NaN and infinities as None: JSON has neither."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+def write_whole(path, text):
+    """Write beside the target and rename: after an interruption the old or the new file is there, never half of one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def write(output_dir, kernel, run, records, results):
+    """Write {kernel}.csv and {kernel}.jsonl into output_dir; returns both paths."""
+    output = Path(output_dir)
+    return (
+        write_whole(output / f"{kernel}.csv", csv_text(results)),
+        write_whole(output / f"{kernel}.jsonl", sidecar_text(run, records)),
+    )

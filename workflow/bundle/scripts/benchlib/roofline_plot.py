@@ -1,0 +1,423 @@
+"""The roofline picture: decode, prefill, and a bandwidth panel for kernels without FLOPs. Needs matplotlib."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import labels, text
+from .resultset import ResultError
+
+COLOURS = {
+    "gemm": "#1f4e9c",
+    "bmm": "#3d9be0",
+    "norm": "#1e8a55",
+    "activation": "#86a81c",
+    "rope": "#8e5bb5",
+    "concat": "#8a5a3c",
+    "topk": "#c79a00",
+    "attention": "#c9304a",
+    "moe": "#e8731a",
+    "": "#6b7280",
+}
+MARKERS = {"decode": "o", "prefill": "s"}
+ROOF_COLOUR = "#374151"
+MEASURED_ROOF_COLOUR = "#9333a8"
+SUSPECT_COLOUR = "#dc0f0f"
+SIZE = (16.0, 10.2)
+DPI = 120
+FORMATS = ("png", "svg")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One point of the picture: FLOPs per byte (or bytes) against FLOP/s (or bytes/s)."""
+
+    x: float
+    y: float
+    row: object
+    hollow: bool
+
+
+def marks(rows, roofs):
+    """(roofline marks, bandwidth marks) of measured and unmeasured rows.
+
+    Roofline marks are at FLOPs per byte and FLOP/s; rows with zero FLOPs become bandwidth marks at bytes of one call
+    and bytes/s. Unmeasured rows lie where the datasheet roof is. Rows of unknown cost or roof are left out.
+    """
+    roofline, bandwidth = [], []
+    for row in rows:
+        if row.flops is None or not row.bytes:
+            continue
+        ms = row.latency_ms if row.measured else roofs.time_ms(row)
+        if not ms:
+            continue
+        if row.flops:
+            roofline.append(Mark(row.flops / row.bytes, row.flops / ms * 1e3, row, not row.measured))
+        else:
+            bandwidth.append(Mark(row.bytes, row.bytes / ms * 1e3, row, not row.measured))
+    return roofline, bandwidth
+
+
+def plot_roofline(rows, roofs, output_dir, title=None, stem="roofline"):
+    """Draw measured and unmeasured rows under the roofs; writes ``{stem}.png`` and ``{stem}.svg``, returns their paths.
+
+    Rows carry FLOPs, bytes, compute_dtype and category; those without latency are drawn hollow on the roof.
+    """
+    pyplot = _pyplot()
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    paths = [output_dir / f"{stem}.{suffix}" for suffix in FORMATS]
+    with pyplot.rc_context(_style()):
+        figure = draw(pyplot, rows, roofs, title)
+        for path in paths:
+            figure.savefig(path, dpi=DPI, metadata={"Date": None} if path.suffix == ".svg" else None)
+        pyplot.close(figure)
+    return paths
+
+
+def draw(pyplot, rows, roofs, title=None):
+    """The figure: panels for decode and prefill, and one for kernels without FLOPs."""
+    roofline, bandwidth = marks(rows, roofs)
+    figure = pyplot.figure(figsize=SIZE, dpi=DPI)
+    grid = figure.add_gridspec(
+        1, 3, width_ratios=(1, 1, 0.62), left=0.05, right=0.985, top=0.885, bottom=0.155, wspace=0.19
+    )
+    first = figure.add_subplot(grid[0])
+    axes = [first, figure.add_subplot(grid[1], sharex=first, sharey=first), figure.add_subplot(grid[2])]
+    _roofline_panels(figure, axes[:2], roofline, roofs)
+    _bandwidth_panel(figure, axes[2], bandwidth, roofs)
+    measured = sum(row.measured for row in rows)
+    homeless = len(rows) - len(roofline) - len(bandwidth)
+    figure.text(0.05, 0.955, title or f"Roofline on {roofs.name}", fontsize=16, weight="bold")
+    figure.text(0.05, 0.93, subtitle(roofs, measured, len(rows), homeless), fontsize=10.5, color="#4b5563")
+    _legend(figure, rows, roofs)
+    return figure
+
+
+def _pyplot():
+    try:
+        import matplotlib
+    except ImportError:
+        raise ResultError("matplotlib is missing; plotting needs it: pip install matplotlib") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _style():
+    return {
+        "font.size": 10,
+        "axes.titlesize": 12,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": "#6b7280",
+        "axes.labelcolor": "#374151",
+        "xtick.color": "#374151",
+        "ytick.color": "#374151",
+        "svg.hashsalt": "roofline",
+        "text.parse_math": False,
+    }
+
+
+def subtitle(roofs, measured, total, homeless):
+    """How much was measured, and the peaks; ``homeless`` is the number of points without a roof."""
+    counts = f"{measured} of {total} points measured"
+    if not measured:
+        counts = f"nothing measured: {total - homeless} points shown on the roof"
+    if homeless:
+        counts += f" ({text.plural(homeless, 'point')} without a roof here, not shown)"
+    kind = "datasheet" if roofs.datasheet else "measured"
+    peaks = " / ".join(f"{dtype.upper()} {text.rate(peak, 'FLOP/s')}" for dtype, peak in roofs.compute.items())
+    memory = text.rate(roofs.bandwidth, "B/s")
+    return f"{counts}  ·  {roofs.name} {kind}: {peaks}, {memory}"
+
+
+def _roofline_panels(figure, axes, points, roofs):
+    dtypes = sorted({mark.row.compute_dtype for mark in points} & set(roofs.compute), key=roofs.compute.get) or sorted(
+        roofs.compute, key=roofs.compute.get
+    )
+    top = max(roofs.compute[dtype] for dtype in dtypes) if dtypes else 1e15
+    xs = [mark.x for mark in points] + [top / roofs.bandwidth]
+    ys = [mark.y for mark in points]
+    low_x, high_x = min(xs) / 2.5, max(xs) * (20 if roofs.measured_compute else 6)
+    axes[0].set_xlim(low_x, high_x)
+    axes[0].set_ylim(min([*ys, low_x * roofs.bandwidth]) / 2, top * 5)
+    for axis, phase in zip(axes, MARKERS, strict=True):
+        _log_axes(axis)
+        axis.set_title({"decode": "Decode (S = 1)", "prefill": "Prefill"}[phase])
+        axis.set_xlabel("arithmetic intensity, FLOP per byte")
+        obstacles, segments = _draw_roofs(axis, roofs, dtypes)
+        mine = [mark for mark in points if mark.row.phase == phase]
+        _draw_marks(axis, mine)
+        _draw_labels(figure, axis, mine, obstacles, segments)
+    axes[0].set_ylabel("FLOP/s")
+    _decades(axes[0].yaxis, "")
+
+
+def _log_axes(axis):
+    from matplotlib.ticker import NullLocator
+
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_minor_locator(NullLocator())
+    _decades(axis.xaxis, "")
+    axis.grid(True, color="#e5e7eb", linewidth=0.7)
+    axis.set_axisbelow(True)
+
+
+def _decades(axis, unit, numticks=9):
+    """Ticks at powers of ten, written as 0.01, 1, 100 k, 10 G."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    axis.set_major_locator(LogLocator(numticks=numticks))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text.rate(value, unit).strip()))
+
+
+def roof_lines(roofs, dtypes, low_x, high_x):
+    """[(measured?, dtype or None, [(x, y), (x, y)])]: the flat roof of each dtype from its ridge, and the slope.
+
+    The slope (dtype None) ends at the highest ridge. Measured lines come only where something was measured.
+    """
+    lines = []
+    for measured in (False, True):
+        bandwidth = roofs.measured_bandwidth if measured else roofs.bandwidth
+        compute = roofs.measured_compute if measured else roofs.compute
+        used = [dtype for dtype in dtypes if dtype in compute]
+        slope = bandwidth or roofs.bandwidth
+        for dtype in used:
+            lines.append((measured, dtype, [(compute[dtype] / slope, compute[dtype]), (high_x, compute[dtype])]))
+        if bandwidth:
+            end = max((compute[dtype] for dtype in used), default=max(roofs.compute.values(), default=1e15))
+            lines.append((measured, None, [(low_x, low_x * bandwidth), (end / bandwidth, end)]))
+    return lines
+
+
+def roof_names(roofs, dtype=None):
+    """What to write at the roof of a dtype, or at the memory's."""
+    peak, measured, unit = roofs.bandwidth, roofs.measured_bandwidth, "B/s"
+    if dtype:
+        peak, measured, unit = roofs.compute[dtype], roofs.measured_compute.get(dtype), "FLOP/s"
+    name = f"{dtype.upper()}  {text.rate(peak, unit)}" if dtype else text.rate(peak, unit)
+    return f"{name} (measured {text.rate(measured, '').strip()})" if measured else name
+
+
+def _draw_roofs(axis, roofs, dtypes):
+    """Draw the roofs with their names; returns the rectangles of the names and the lines, in pixels."""
+    low_x, high_x = axis.get_xlim()
+    segments, obstacles = [], []
+    for measured, _dtype, line in roof_lines(roofs, dtypes, low_x, high_x):
+        xs, ys = zip(*line, strict=True)
+        axis.plot(
+            xs,
+            ys,
+            color=MEASURED_ROOF_COLOUR if measured else ROOF_COLOUR,
+            linestyle=(0, (5, 3)) if measured else "-",
+            linewidth=1.3 if measured else 1.6,
+            zorder=2,
+            solid_capstyle="butt",
+        )
+        segments.append(tuple(map(tuple, axis.transData.transform(line))))
+    for dtype in dtypes:
+        name = roof_names(roofs, dtype)
+        artist = axis.text(
+            high_x, roofs.compute[dtype] * 1.08, name, ha="right", va="bottom", fontsize=9, color=ROOF_COLOUR, zorder=6
+        )
+        obstacles.append(_extent(axis, artist))
+    obstacles.append(_name_slope(axis, roofs, low_x, high_x))
+    return obstacles, segments
+
+
+def _name_slope(axis, roofs, low_x, high_x):
+    import math
+
+    name = roof_names(roofs)
+    x = low_x * 1.6
+    (x0, y0), (x1, y1) = axis.transData.transform([(x, x * roofs.bandwidth), (2 * x, 2 * x * roofs.bandwidth)])
+    artist = axis.text(
+        x,
+        x * roofs.bandwidth * 1.25,
+        name,
+        rotation=math.degrees(math.atan2(y1 - y0, x1 - x0)),
+        rotation_mode="anchor",
+        va="bottom",
+        fontsize=9,
+        color=ROOF_COLOUR,
+        zorder=6,
+    )
+    return _extent(axis, artist)
+
+
+def _extent(axis, artist):
+    """The rectangle of a roof's name, which gets a white rim so that lines behind it do not strike it out."""
+    from matplotlib import patheffects
+
+    artist.set_path_effects([patheffects.withStroke(linewidth=2.6, foreground="white")])
+    box = artist.get_window_extent(axis.figure.canvas.get_renderer())
+    return labels.Box(box.x0, box.y0, box.x1, box.y1)
+
+
+def _draw_marks(axis, points):
+    lines = {}
+    for mark in points:
+        lines.setdefault(
+            (mark.row.kernel, mark.row.op, mark.row.phase, mark.row.B if mark.row.L != 1 else 0), []
+        ).append(mark)
+    for line in lines.values():
+        solid = [mark for mark in line if not mark.hollow]
+        if len(solid) > 1:
+            solid.sort(key=lambda mark: (mark.row.tokens, mark.row.L))
+            axis.plot(
+                [m.x for m in solid],
+                [m.y for m in solid],
+                color=_colour(line[0].row),
+                alpha=0.22,
+                linewidth=0.9,
+                zorder=3,
+            )
+    for hollow in (True, False):
+        for phase, marker in MARKERS.items():
+            chosen = [mark for mark in points if mark.hollow == hollow and mark.row.phase == phase]
+            if not chosen:
+                continue
+            colours = [_colour(mark.row) for mark in chosen]
+            axis.scatter(
+                [mark.x for mark in chosen],
+                [mark.y for mark in chosen],
+                s=[30 if hollow else 26] * len(chosen),
+                marker=marker,
+                facecolors="white" if hollow else colours,
+                edgecolors=colours if hollow else "white",
+                linewidths=1.1 if hollow else 0.5,
+                alpha=0.95,
+                zorder=4 if hollow else 5,
+            )
+    suspects = [mark for mark in points if mark.row.suspect]
+    if suspects:
+        axis.scatter(
+            [mark.x for mark in suspects],
+            [mark.y for mark in suspects],
+            s=150,
+            marker="o",
+            facecolors="none",
+            edgecolors=SUSPECT_COLOUR,
+            linewidths=1.8,
+            zorder=7,
+        )
+
+
+def _colour(row):
+    return COLOURS.get(row.category, COLOURS[""])
+
+
+def _draw_labels(figure, axis, points, obstacles, segments):
+    """One label for each kernel in the panel, near one of its points."""
+    from matplotlib import patheffects
+
+    renderer = figure.canvas.get_renderer()
+    groups = {}
+    for mark in points:
+        groups.setdefault(mark.row.kernel, []).append(mark)
+    pixels = {id(mark): tuple(axis.transData.transform((mark.x, mark.y))) for mark in points}
+    order = sorted(groups, key=lambda kernel: (len(groups[kernel]), kernel))
+    artists, wanted = [], []
+    for kernel in order:
+        artist = axis.text(
+            0, 0, kernel, fontsize=8.6, color=_darker(_colour(groups[kernel][0].row)), zorder=9, transform=None
+        )
+        artist.set_path_effects([patheffects.withStroke(linewidth=2.6, foreground="white")])
+        size = artist.get_window_extent(renderer)
+        anchors = [pixels[id(mark)] for mark in _spread(sorted(groups[kernel], key=lambda mark: (mark.x, mark.y)))]
+        artists.append(artist)
+        wanted.append((size.width, size.height, anchors))
+    area = axis.get_window_extent(renderer)
+    area = labels.Box(area.x0 + 4, area.y0 + 4, area.x1 - 2, area.y1 - 4)
+    seen = {(round(x / 4), round(y / 4)): (x, y) for x, y in pixels.values()}
+    placed = labels.place(wanted, area, obstacles, list(seen.values()), segments)
+    for artist, kernel, placement in zip(artists, order, placed, strict=True):
+        box, anchor = placement.box, placement.anchor
+        inverse = axis.transData.inverted()
+        artist.set_transform(axis.transData)
+        artist.set_position(inverse.transform((box.x0, box.y0)))
+        artist.set_verticalalignment("bottom")
+        tip = box.nearest(*anchor)
+        (x0, y0), (x1, y1) = inverse.transform([anchor, tip])
+        axis.plot([x0, x1], [y0, y1], color=_colour(groups[kernel][0].row), linewidth=0.8, alpha=0.85, zorder=8)
+
+
+def _spread(items, count=7):
+    if len(items) <= count:
+        return items
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+
+
+def _darker(colour):
+    return "#" + "".join(f"{int(int(colour[i : i + 2], 16) * 0.78):02x}" for i in (1, 3, 5))
+
+
+def _bandwidth_panel(figure, axis, points, roofs):
+    _log_axes(axis)
+    axis.set_title("No FLOPs: bandwidth")
+    axis.set_xlabel("bytes moved by one call")
+    xs, ys = [mark.x for mark in points] or [1e3, 1e9], [mark.y for mark in points] or [roofs.bandwidth]
+    low, high = min(xs) / 4, max(xs) * 8
+    axis.set_xlim(low, high)
+    axis.set_ylim(min(min(ys), roofs.bandwidth / 10) / 3, max(max(ys), roofs.bandwidth) * 6)
+    segments = []
+    for value, measured in ((roofs.bandwidth, False), (roofs.measured_bandwidth, True)):
+        if value:
+            axis.plot(
+                [low, high],
+                [value, value],
+                color=MEASURED_ROOF_COLOUR if measured else ROOF_COLOUR,
+                linestyle=(0, (5, 3)) if measured else "-",
+                linewidth=1.3 if measured else 1.6,
+                zorder=2,
+            )
+            segments.append(tuple(map(tuple, axis.transData.transform([(low, value), (high, value)]))))
+    name = roof_names(roofs)
+    artist = axis.text(
+        high, roofs.bandwidth * 1.1, name, ha="right", va="bottom", fontsize=9, color=ROOF_COLOUR, zorder=6
+    )
+    obstacles = [_extent(axis, artist)]
+    axis.set_ylabel("bytes/s")
+    _decades(axis.yaxis, "")
+    _decades(axis.xaxis, "B", 5)
+    if points:
+        _draw_marks(axis, points)
+        _draw_labels(figure, axis, points, obstacles, segments)
+    else:
+        axis.text(0.5, 0.5, "no kernel without FLOPs", transform=axis.transAxes, ha="center", color="#6b7280")
+
+
+def _legend(figure, rows, roofs):
+    from matplotlib.lines import Line2D
+
+    def dot(label, colour, marker="o", face=None, size=7, width=1.0):
+        return Line2D(
+            [], [], linestyle="", marker=marker, label=label, markersize=size,
+            markerfacecolor=colour if face is None else face, markeredgecolor=colour, markeredgewidth=width,
+        )  # fmt: skip
+
+    used = [category for category in COLOURS if any(row.category == category for row in rows)]
+    kinds = [dot(category or "other", COLOURS[category]) for category in used]
+    grey = "#4b5563"
+    signs = [
+        dot("decode", grey),
+        dot("prefill", grey, "s"),
+        dot("not measured: drawn where the roof is", grey, face="white", width=1.3),
+        Line2D([], [], color=ROOF_COLOUR, linewidth=1.6, label="datasheet roof" if roofs.datasheet else "roof"),
+    ]
+    if roofs.measured_bandwidth or roofs.measured_compute:
+        signs.append(
+            Line2D([], [], color=MEASURED_ROOF_COLOUR, linewidth=1.3, linestyle=(0, (5, 3)), label="measured roof")
+        )
+    if any(row.suspect for row in rows):
+        signs.append(dot("suspect: above 105 % of the measured roof", SUSPECT_COLOUR, face="none", size=11, width=1.8))
+    for handles, y in ((kinds, 0.052), (signs, 0.018)):
+        figure.legend(
+            handles=handles, loc="lower left", bbox_to_anchor=(0.045, y - 0.006), ncols=len(handles), frameon=False,
+            fontsize=10, handletextpad=0.4, columnspacing=1.8,
+        )  # fmt: skip

@@ -1,0 +1,223 @@
+"""What is finished, what is worth another try, and what to take away: decided from files, without Snakemake.
+
+A kernel's benchmark is finished when every point is measured (status ok). Anything else is tried again when the
+result could be another one: see `wants_run`.
+"""
+
+import functools
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from roofbench.errors import UserError, did_you_mean
+
+FAILURES = ("partial", "incorrect", "failed", "timeout")
+PACKAGES = ("torch", "triton", "sgl-kernel", "sglang-kernel", "sglang", "flashinfer-python", "flashinfer-cubin")
+NO_KERNELS = ("utils", "all_kernels")  # bench_utils.py and all_kernels.csv are no kernel's
+
+
+def read_manifest(path):
+    """The manifest's kernels by name, in the order of the ops file: {kernel: {"kernel", "catalogue", "source"}}."""
+    return {entry["kernel"]: entry for entry in json.loads(Path(path).read_text())["kernels"]}
+
+
+def is_newer(path, other):
+    """Whether a file exists and is not older than another one."""
+    try:
+        return os.stat(path).st_mtime_ns >= os.stat(other).st_mtime_ns
+    except OSError:
+        return False
+
+
+def select_from(path, settings):
+    """The kernels of a manifest file that the settings' `kernels` (empty: all) and `exclude` leave, in its order.
+
+    The name of a kernel's catalogue entry will do as well. Raises UserError for a name that is not there, and where
+    nothing is left. No manifest: no kernels.
+    """
+    try:
+        manifest = read_manifest(path)
+    except (OSError, ValueError, KeyError):
+        return []
+    return select(manifest, settings["kernels"], settings["exclude"], settings["ops_file"])
+
+
+def select(manifest, kernels, exclude, ops_file):
+    """`select_from` for kernels that are known: {kernel: {"catalogue": name}}."""
+    names = {entry["catalogue"]: kernel for kernel, entry in manifest.items()} | {kernel: kernel for kernel in manifest}
+    for key, asked in (("kernels", kernels), ("exclude", exclude)):
+        for name in asked:
+            if name not in names:
+                hint = did_you_mean(name, manifest, f"It has {', '.join(manifest)}.")
+                raise UserError(f"{key}: {name} is not in the Kernel Summary of {ops_file}. {hint}")
+    wanted, unwanted = {names[name] for name in kernels}, {names[name] for name in exclude}
+    chosen = [name for name in manifest if (not wanted or name in wanted) and name not in unwanted]
+    if not chosen:
+        raise UserError(f"`kernels` and `exclude` leave none of the kernels of {ops_file}")
+    return chosen
+
+
+def for_jobs(settings):
+    """Environment variables for the jobs: settings that must not count as a change of a job's inputs, and a PATH on
+    which `python` is the one that runs this."""
+    variables = {
+        "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]),
+        "ROOFBENCH_OVERWRITE": "--overwrite" if settings["overwrite"] else "",
+        "ROOFBENCH_ALLOW_FAILURES": "--allow-failures" if settings["allow_failures"] else "",
+    }
+    if settings["gpus"] != "all":
+        variables["ROOFBENCH_GPUS"] = ",".join(map(str, settings["gpus"]))
+    return variables
+
+
+def is_edited(path):
+    """Whether a Python file stands there that is not as it was generated. Other files have no hash in them."""
+    from roofbench.render import is_ours  # here, because jinja2 takes a tenth of a second
+
+    path = Path(path)
+    return path.suffix == ".py" and path.is_file() and not is_ours(path.read_text(errors="replace"))
+
+
+def holds(path, value):
+    """Whether the JSON file holds exactly this value."""
+    try:
+        return json.loads(Path(path).read_text()) == value
+    except (OSError, ValueError):
+        return False
+
+
+def lists(path, entries):
+    """Whether a JSON list names exactly these kernels of a manifest in this order, by name or in full."""
+    try:
+        found = json.loads(Path(path).read_text())
+        return len(found) == len(entries) and all(
+            item == entry["kernel"] if isinstance(item, str) else entry.items() <= item.items()
+            for item, entry in zip(found, entries, strict=True)
+        )
+    except (OSError, ValueError, AttributeError, TypeError):
+        return False
+
+
+def missing_specs(manifest, specs):
+    """Whether the manifest lists a kernel whose spec is gone. No manifest: nothing is missing yet."""
+    try:
+        kernels = read_manifest(manifest)
+    except (OSError, ValueError, KeyError):
+        return Path(manifest).exists()
+    return any(not Path(specs, f"{kernel}.json").is_file() for kernel in kernels)
+
+
+def run_record(sidecar):
+    """The run record of a kernel's sidecar, or None where there is none that can be read."""
+    try:
+        with Path(sidecar).open() as lines:
+            for line in lines:
+                record = json.loads(line)
+                if record.get("type") == "run":
+                    return record
+    except (OSError, ValueError, AttributeError):
+        pass
+    return None
+
+
+def environment(path, executor, settings, write):
+    """The fingerprint of this process, taken once; with `write`, left at a path for the jobs to record."""
+    now = fingerprint(executor, json.dumps(settings, sort_keys=True))
+    if write and not holds(path, now):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json.dumps(now, indent=1) + "\n")
+    return now
+
+
+@functools.cache
+def fingerprint(executor, settings):
+    """What the outcome of a run depends on beside its files: devices, driver, packages, executor, settings.
+
+    Taken where Snakemake runs, in a few milliseconds: nothing heavy is imported. On a cluster that is the head node,
+    and a change of the node's software is not seen: `--config retry=true` is for that.
+    """
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "executor": executor,
+        "devices": _devices(),
+        "packages": versions,
+        "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "settings": json.loads(settings),
+    }
+
+
+def _devices():
+    tool = shutil.which("nvidia-smi")
+    if not tool:
+        return []
+    command = [tool, "--query-gpu=uuid,name,driver_version", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in found.splitlines() if line.strip()]
+
+
+def wants_run(sidecar, attempt, now, retry=False, allow_failures=False):
+    """Whether a kernel whose result files all exist should be run again.
+
+    `attempt` is the file in which the last run left its fingerprint, `now` the fingerprint of this run. ok is
+    final until the settings change. unavailable waits for any change; a failure is tried by every run unless
+    failures are allowed.
+    """
+    status = (run_record(sidecar) or {}).get("status")
+    try:
+        before = json.loads(Path(attempt).read_text())
+    except (OSError, ValueError):
+        return True
+    if status == "ok":
+        return before.get("settings") != now["settings"]
+    return retry or before != now or status is None or (status in FAILURES and not allow_failures)
+
+
+def prune(manifest, root):
+    """Take out what belongs to kernels that the ops file no longer has; returns one line for each thing done.
+
+    Specs, stamps, logs of attempts and unedited scripts are deleted; results are moved to results/removed/ of the
+    bundle; the table and summary that hold them go too, so that they are made anew. Edited scripts stay.
+    """
+    root = Path(root)
+    manifest = json.loads(Path(manifest).read_text())
+    kept = {entry["kernel"] for entry in manifest["kernels"]}
+    results, bundle = root / "results", root / "deepseek_kernel_benchmarks"
+    measured = bundle / "results"
+    done = []
+
+    def gone(paths, prefix=""):
+        return [path for path in sorted(paths) if path.stem.removeprefix(prefix) not in (*kept, *NO_KERNELS)]
+
+    for folder in ("specs", "verified", "attempts"):
+        for path in gone((results / folder).glob("*.json")):
+            path.unlink()
+            done.append(f"removed {path.relative_to(root)}")
+    for path in gone((bundle / "scripts").glob("bench_*.py"), "bench_"):
+        if is_edited(path):
+            done.append(f"kept {path.relative_to(root)}: it was edited, and its kernel is no longer in the ops file")
+        else:
+            path.unlink()
+            done.append(f"removed {path.relative_to(root)}")
+    moved = gone(measured.glob("*.jsonl"))
+    moved += [path.with_suffix(".csv") for path in moved if path.with_suffix(".csv").exists()]
+    if moved:
+        aside = measured / "removed"
+        aside.mkdir(exist_ok=True)
+        for path in moved:
+            os.replace(path, aside / path.name)
+            done.append(f"moved {path.relative_to(root)} to {(aside / path.name).relative_to(root)}")
+        for name in ("all_kernels.csv", "benchmark_summary.md"):
+            (measured / name).unlink(missing_ok=True)
+    return done

@@ -1,0 +1,203 @@
+# Helpers of all rules. Modification times decide what runs, as usual; what they cannot tell is decided here from the
+# outputs themselves (see `again`), so that nothing depends on the metadata in .snakemake.
+import json
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, os.path.join(workflow.basedir, "workflow"))
+
+from roofbench import config as project
+from roofbench import state
+from roofbench.errors import UserError, did_you_mean
+from roofbench.worker import Worker
+
+HARDWARE = "config/hardware.json"
+BUNDLE = "deepseek_kernel_benchmarks"
+SOURCE = "workflow/bundle"
+RESULTS = f"{BUNDLE}/results"
+MANIFEST = "results/specs.json"
+PARSED_WITH = "results/parse_settings.json"
+SCRIPT = f"{BUNDLE}/scripts/bench_{{kernel}}.py"
+STAMP = "results/verified/{kernel}.json"
+SIDECAR = f"{RESULTS}/{{kernel}}.jsonl"
+SELECTED = "results/selected.json"
+AGGREGATED = "results/aggregated.json"
+ENVIRONMENT = "results/environment.json"
+ATTEMPT = "results/attempts/{kernel}.json"
+WORKFLOW_ENV = "../../envs/workflow.yaml"
+
+try:
+    settings = project.resolve(config)
+    if state.is_newer(MANIFEST, settings["ops_file"]):  # else the kernels are known only after the parse
+        state.select_from(MANIFEST, settings)
+except UserError as error:
+    sys.exit(str(error))
+
+os.environ.update(state.for_jobs(settings))
+
+
+wildcard_constraints:
+    kernel=r"(?!(?:utils|all_kernels)\b)[A-Za-z_][A-Za-z0-9_]*",
+    reference=r"[A-Za-z_][A-Za-z0-9_]*",
+
+
+def files_under(folder, pattern="*"):
+    """Every file under a folder, sorted, relative to the root of the repository."""
+    found = (path for path in Path(folder).rglob(pattern) if path.is_file())
+    return sorted(str(path) for path in found if "__pycache__" not in path.parts)
+
+
+def again(path):
+    """Let the job that makes `path` run although its files look finished; only if that job is wanted at all.
+
+    Snakemake's own triggers compare with what it recorded in .snakemake: a value that asks for one more run would
+    ask for another when it goes away again, and nothing is seen where the records were lost.
+    """
+    if workflow.is_main_process:
+        workflow.dag.forcefiles.add(path)
+
+
+def manifest():
+    """The kernels of the ops file by name, in its order. Asks for the parse first."""
+    return state.read_manifest(checkpoints.parse_ops.get().output.manifest)
+
+
+def selected():
+    """Names of the kernels that the configuration asks for."""
+    try:
+        return state.select_from(checkpoints.parse_ops.get().output.manifest, settings)
+    except UserError as error:
+        raise WorkflowError(str(error))
+
+
+def catalogue_of(kernel):
+    """Name of the catalogue entry behind a kernel of the ops file."""
+    known = manifest()
+    if kernel not in known:
+        ops_file = settings["ops_file"]
+        raise WorkflowError(f"{ops_file}: there is no kernel {kernel}. {did_you_mean(kernel, known)}")
+    return known[kernel]["catalogue"]
+
+
+def of_each_kernel(pattern):
+    """Input function: the pattern's file of every selected kernel."""
+    return lambda wildcards: [pattern.format(kernel=kernel) for kernel in selected()]
+
+
+def of_catalogue(pattern):
+    """Input function: the pattern's file of the catalogue entry behind the kernel."""
+    return lambda wildcards: pattern.format(catalogue=catalogue_of(wildcards.kernel))
+
+
+def of_each_catalogue(pattern):
+    """Input function: the pattern's file of every catalogue entry that a selected kernel uses."""
+    return lambda wildcards: [pattern.format(catalogue=catalogue_of(kernel)) for kernel in selected()]
+
+
+def selection(wildcards):
+    """Params function: the selected kernels."""
+    return selected()
+
+
+def bundled(path):
+    """Where a file of the bundle's sources goes."""
+    if path == HARDWARE:
+        return f"{BUNDLE}/scripts/benchlib/hardware.json"
+    return os.path.join(BUNDLE, os.path.relpath(path, SOURCE))
+
+
+def replaceable(path):
+    """The path; an edited file there is made again if `overwrite` says so."""
+    if settings["overwrite"] and state.is_edited(path):
+        again(path)
+    return path
+
+
+def parse_inputs(wildcards):
+    """What the specs are made of. Asks for another parse where a spec is gone or the settings changed."""
+    if os.path.exists(MANIFEST):
+        if state.missing_specs(MANIFEST, "results/specs") or not state.holds(PARSED_WITH, settings["parse"]):
+            again(MANIFEST)
+    return [settings["ops_file"], *files_under("config/kernels", "*.yaml"), *PARSE_CODE]
+
+
+def spec_of(wildcards):
+    """The kernel's spec, once the ops file has been parsed."""
+    catalogue_of(wildcards.kernel)
+    return f"results/specs/{wildcards.kernel}.json"
+
+
+def spec_to_render(wildcards):
+    """The kernel's spec, for the job that makes its script."""
+    replaceable(SCRIPT.format(kernel=wildcards.kernel))
+    return spec_of(wildcards)
+
+
+def sources_of(paths):
+    """Input function: bundle sources, for the job that copies them."""
+
+    def sources(wildcards):
+        chosen = [path.format(**wildcards) for path in paths]
+        for path in chosen:
+            replaceable(bundled(path))
+        return chosen
+
+    return sources
+
+
+def listing_kernels(path):
+    """Input function without files, for a job whose output lists kernels. Asks for it again where others are meant."""
+
+    def nothing(wildcards):
+        known, chosen = manifest(), selected()
+        if os.path.exists(path) and not state.lists(path, [known[kernel] for kernel in chosen]):
+            again(path)
+        return []
+
+    return nothing
+
+
+def reference_of(wildcards):
+    """The reference in the bundle that the kernel's script compares with."""
+    return f"{BUNDLE}/scripts/references/{catalogue_of(wildcards.kernel)}.py"
+
+
+def bundle_files(wildcards):
+    """Everything around the scripts."""
+    return [*map(bundled, [*TOOLS, *LIBRARY, *REFERENCES]), INDEX]
+
+
+def run_inputs(wildcards):
+    """The stamp, for the job that runs the benchmark. Asks for another try where that could change the outcome."""
+    sidecar, attempt = (pattern.format(kernel=wildcards.kernel) for pattern in (SIDECAR, ATTEMPT))
+    now = environment()
+    if os.path.exists(sidecar) and state.wants_run(
+        sidecar, attempt, now, settings["retry"], settings["allow_failures"]
+    ):
+        again(sidecar)
+    return STAMP.format(kernel=wildcards.kernel)
+
+
+def environment():
+    """What the outcome of a run depends on beside its files, taken once. Left in a file for the jobs."""
+    outcome = {key: settings[key] for key in ("hardware", "timing")}
+    return state.environment(ENVIRONMENT, workflow.executor_plugin.name, outcome, workflow.is_main_process)
+
+
+def not_verified():
+    """Selected kernels that have a script and no stamp."""
+    try:
+        kernels = state.select_from(MANIFEST, settings)
+    except UserError:
+        return []
+    without = [kernel for kernel in kernels if not os.path.exists(STAMP.format(kernel=kernel))]
+    return [kernel for kernel in without if os.path.exists(SCRIPT.format(kernel=kernel))]
+
+
+scripts = of_each_kernel(SCRIPT)
+stamps = of_each_kernel(STAMP)
+sidecars = of_each_kernel(SIDECAR)
+tables = of_each_kernel(f"{RESULTS}/{{kernel}}.csv")
