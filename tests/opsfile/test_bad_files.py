@@ -160,6 +160,13 @@ def test_names_that_are_no_names_are_refused(name, place):
     assert set(specs) <= {"rmsnorm"}
 
 
+@pytest.mark.parametrize("name", ["utils", "all_kernels"])
+def test_names_of_the_bundles_own_files_are_refused(name):
+    text = row(SUMMARY_ROW, SUMMARY_ROW.replace("`rmsnorm`", f"`{name}`"))
+    _, problems = parse(text)
+    assert any(name in p.message and "cannot be a kernel's name" in p.message for p in problems.errors)
+
+
 def test_op_labels_are_data():
     label = "self.x'); import os #{{ 7*7 }}"
     specs, problems = parse(row(DECODE_ROW, DECODE_ROW.replace("`self.q_a_layernorm()`", f"`{label}`")))

@@ -7,6 +7,8 @@ from .. import grammar
 from ..grammar import GrammarError
 
 KERNEL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+# Files of the bundle have these names: bench_utils.py and all_kernels.csv.
+RESERVED = ("utils", "all_kernels")
 MAX_LABEL = 100
 _NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_.]*)\s*:(?!:)")
 _COMPARISON = re.compile(r"[<>=≤≥≠]")
@@ -261,6 +263,8 @@ def check_kernel_name(name):
     """Raise CellError unless the name is plain letters, digits and underscores."""
     if not KERNEL_NAME.fullmatch(name):
         raise CellError(f"{name[:60]!r} is not a kernel name: letters, digits and _ only")
+    if name in RESERVED:
+        raise CellError(f"{name!r} cannot be a kernel's name: the benchmarks have a file of that name")
 
 
 def parse_op(cell):
