@@ -53,4 +53,4 @@ bench-pipeline: $(READY) ## what the pipeline costs beside the work itself
 	$(IN_VENV) python scripts/bench_pipeline.py
 
 clean: ## remove everything generated but the environment and the measurements
-	rm -rf .snakemake logs results/specs results/specs.json results/spec_origins.json results/verified results/config
+	rm -rf .snakemake logs results/specs results/specs.json results/spec_origins.json results/model_steps.json results/verified results/config

@@ -4,6 +4,9 @@
 configfile: "config/config.yaml"
 
 
+report: "workflow/report/overview.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/parse.smk"
 include: "workflow/rules/render.smk"
@@ -43,4 +46,5 @@ rule all:
         rules.verify_bundle.output,
         rules.aggregate.output,
         rules.plot.output,
+        rules.model_time.output,
         rules.check_status.output,

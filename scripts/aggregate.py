@@ -1,7 +1,7 @@
 """One table and one summary of all kernels' results.
 
 Reads   deepseek_kernel_benchmarks/results/{kernel}.csv and .jsonl
-Writes  all_kernels.csv and benchmark_summary.md beside them
+Writes  all_kernels.csv and benchmark_summary.md beside them, and all_kernels.parquet where pyarrow is installed
 
     python scripts/aggregate.py --results deepseek_kernel_benchmarks/results --kernels rmsnorm silu_and_mul
 """
@@ -14,7 +14,7 @@ from _bootstrap import ROOT
 
 sys.path.insert(0, str(ROOT / "workflow" / "bundle" / "scripts"))
 
-from benchlib.aggregate import aggregate  # noqa: E402
+from benchlib.aggregate import aggregate, export_parquet  # noqa: E402
 from benchlib.resultset import ResultError  # noqa: E402
 from benchlib.summary import write_summary  # noqa: E402
 
@@ -30,6 +30,10 @@ def main():
     except ResultError as error:
         print(error, file=sys.stderr)
         return 1
+    try:
+        export_parquet(options.results, options.kernels)
+    except ResultError as error:
+        print(f"all_kernels.parquet is not written: {error}", file=sys.stderr)
     return 0
 
 

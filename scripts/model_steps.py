@@ -1,7 +1,8 @@
 """How often each op runs in one step of the model, as data for the bundle's model_time.py.
 
 Reads   the ops file (layers, sections, kernels) and config/model_steps.yaml (what the tables cannot say)
-Writes  a JSON file; in the bundle it is scripts/benchlib/model_steps.json
+Writes  a JSON file, as parse_ops.py does as results/model_steps.json; in the bundle it is
+        scripts/benchlib/model_steps.json
 
     python scripts/model_steps.py --ops-file results/deepseek_nvfp4_ops.md --output model_steps.json
 """

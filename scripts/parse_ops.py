@@ -1,9 +1,10 @@
 """Turn an ops file into one spec for each kernel of its summary.
 
-Reads   the ops file (Markdown), config/config.yaml, config/kernels/*.yaml
-Writes  results/specs/{kernel}.json, results/specs.json (the list of kernels), results/spec_origins.json (lines)
+Reads   the ops file (Markdown), config/config.yaml, config/kernels/*.yaml, config/model_steps.yaml
+Writes  results/specs/{kernel}.json, results/specs.json (the list of kernels), results/spec_origins.json (lines),
+        results/model_steps.json (how often a step of the model runs each op)
 
-A spec that would not change is not touched, and specs of kernels that are gone are removed. Every problem of the file
+A file that would not change is not touched, and specs of kernels that are gone are removed. Every problem of the file
 goes to standard error; with an error, nothing is written and the exit status is 1.
 
     python scripts/parse_ops.py
@@ -21,6 +22,7 @@ from roofbench.documents import read_text
 from roofbench.errors import Problems, run_cli
 from roofbench.join import build_specs, write_specs
 from roofbench.opsfile import parse_ops_file
+from roofbench.results import steps_or_reason
 
 
 def _near(path):
@@ -49,15 +51,20 @@ def main(argv=None):
     problems = Problems()
     catalogue = load_catalogue(arguments.catalogue_dir, problems)
     text = read_text(path, problems)
-    result = None
+    result = steps = None
     if text is not None:
-        result = build_specs(parse_ops_file(text, path, problems), catalogue, config, problems)
+        ops = parse_ops_file(text, path, problems)
+        result = build_specs(ops, catalogue, config, problems)
+        if not problems.errors:
+            changes = {name: value for name, value in config.symbols.items() if name in ops.symbols}
+            values = ops.values(Problems(), changes)
+            steps = steps_or_reason(_near("config/model_steps.yaml"), ops, problems, values)
     if len(problems):
         print(problems.report(), file=sys.stderr)
     if problems.errors:
         return 1
     if not arguments.check:
-        written = write_specs(result, arguments.out_dir, text)
+        written = write_specs(result, arguments.out_dir, text, steps)
         changed = sum(1 for p in written if p.parent.name == "specs")
         count = len(result.specs)
         points = sum(len(op["points"]) for spec in result.specs.values() for op in spec["ops"])

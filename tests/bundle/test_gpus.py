@@ -10,7 +10,7 @@ import time
 import pytest
 from fakes import SCRIPTS
 
-from benchlib import gpus, nvml
+from benchlib import gpus, nvml, peaks
 from benchlib.gpus import Gpu, Lock
 
 GPUS = [Gpu(0, "GPU-aaaa", "NVIDIA H100"), Gpu(1, "GPU-bbbb", "NVIDIA H100"), Gpu(2, "GPU-bccc", "NVIDIA H100")]
@@ -128,3 +128,21 @@ def test_readings_are_absent_with_a_reason_where_there_is_no_driver():
 def test_throttle_reasons():
     assert nvml.reasons_of(0x1 | 0x4 | 0x40) == ["idle", "power cap", "hardware thermal slowdown"]
     assert nvml.throttled({"reasons": ["idle", "power cap"]}, {}, {"absent": "x"}) == ["power cap"]
+
+
+def test_peaks_are_measured_on_one_gpu_of_each_type(monkeypatch, tmp_path):
+    mixed = [*GPUS[:2], Gpu(2, "GPU-cccc", "NVIDIA H200")]
+    monkeypatch.setattr(gpus, "visible", lambda: mixed)
+    asked = []
+
+    def run(command, env, check):
+        asked.append((env["CUDA_VISIBLE_DEVICES"], "--again" in command, command[command.index("--journal") + 1]))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(peaks.subprocess, "run", run)
+    held = Lock.try_take(GPUS[0])
+    assert peaks.main(["--journal", str(tmp_path), "--again"]) == 0
+    held.release()
+    assert asked == [("GPU-bbbb", True, str(tmp_path)), ("GPU-cccc", True, str(tmp_path))]
+    monkeypatch.setenv("ROOFBENCH_GPUS", "7")
+    assert peaks.main(["--journal", str(tmp_path)]) == 2

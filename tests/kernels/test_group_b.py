@@ -582,6 +582,13 @@ def rows_to(ids, experts):
     ids[:] = torch.arange(experts - ids.shape[1], experts, dtype=ids.dtype)
 
 
+def two_sets(T):
+    """Where rows go when tokens take turns with one of two sets of experts."""
+    from benchlib.moe import permutations
+
+    return permutations(torch.randperm(256)[:16].view(2, 8).repeat(T // 2, 1), 256)[1]
+
+
 SPOILS = {
     ("prepare_moe_input", "topk_ids"): {
         "all tokens to the last experts": lambda v, t: rows_to(v, 256),
@@ -599,6 +606,8 @@ SPOILS = {
         "out of range": lambda v, t: v[0].fill_(v.numel()),
         "random with repetition": lambda v, t: v.copy_(torch.randint(0, v.numel(), v.shape)),
         "in order": lambda v, t: v.copy_(torch.arange(v.numel())),
+        "the same experts for all tokens": lambda v, t: v.copy_(torch.arange(v.numel()).view(8, -1).T.reshape(-1)),
+        "two sets of experts": lambda v, t: v.copy_(two_sets(v.numel() // 8)),
     },
     ("scaled_fp4_experts_quant", "expert_offsets"): {
         "all rows at the last expert": lambda v, t: v[:-1].fill_(0),

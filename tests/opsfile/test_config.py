@@ -44,6 +44,12 @@ def test_the_shipped_file_holds_the_defaults():
         ("gpus", 0, (0,)),
         ("gpus", "all", "all"),
         ("gpus", None, "all"),
+        ("paths", "{experts: cutlass}", {"experts": "cutlass"}),
+        ("paths", "experts=cutlass,*=fastest", {"experts": "cutlass", "*": "fastest"}),
+        ("paths", None, {}),
+        ("baseline", "yesterday/results", "yesterday/results"),
+        ("baseline", "", None),
+        ("threshold", "0.05", 0.05),
     ],
 )
 def test_spellings(key, written, value):
@@ -76,6 +82,11 @@ def test_kv_lens_are_the_sequence_lengths_unless_given():
         ({"gpus": [-1]}, "at least 0"),
         ({"options": {"a": 3}}, "a mapping"),
         ({"ops_file": ""}, "a path"),
+        ({"paths": "experts=3"}, "the name of a path"),
+        ({"paths": ["experts"]}, "a mapping"),
+        ({"baseline": ["a", "b"]}, "a path"),
+        ({"threshold": "10%"}, "a number"),
+        ({"threshold": -1}, "at least 0"),
         ({1: 2}, "unknown key '1'"),
     ],
 )

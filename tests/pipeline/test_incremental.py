@@ -7,7 +7,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 BUNDLE = {"index_scripts": 1, "verify_bundle": 1}
-RESULTS = {"aggregate": 1, "plot": 1, "check_status": 1}
+RESULTS = {"aggregate": 1, "plot": 1, "model_time": 1, "check_status": 1}
 ONE_KERNEL = {"render_script": 1, "verify_script": 1, "run_benchmark": 1, **RESULTS}
 TABLE = "deepseek_kernel_benchmarks/results/all_kernels.csv"
 SUMMARY = "deepseek_kernel_benchmarks/results/benchmark_summary.md"

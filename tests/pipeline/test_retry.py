@@ -10,7 +10,7 @@ from project import ROOT
 pytestmark = pytest.mark.slow
 
 KERNELS = ("rmsnorm", "silu_and_mul")
-RESULTS = {"aggregate": 1, "plot": 1, "check_status": 1}
+RESULTS = {"aggregate": 1, "plot": 1, "model_time": 1, "check_status": 1}
 
 
 @pytest.fixture(autouse=True, scope="module")

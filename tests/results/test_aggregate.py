@@ -78,3 +78,49 @@ def test_the_frame_holds_the_sidecar(results):
     assert len(frame) == 136
     assert set(frame["schema_version"]) == {1}
     assert frame["statistics.p20_ms"].iloc[0] == pytest.approx(frame["latency_ms"].iloc[0] * 0.995, rel=1e-3)
+
+
+def test_the_parquet_file_reads_back(results):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    folder, kernels = results
+    frame = pandas.read_parquet(aggregate.export_parquet(folder, kernels))
+    assert tuple(frame.columns[: len(aggregate.FRAME_COLUMNS)]) == aggregate.FRAME_COLUMNS
+    assert len(frame) == 136 + 84
+    assert frame["statistics.p80_ms"].dtype == float
+
+
+def test_parquet_without_a_measurement_and_with_fields_of_two_types(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    listed = [p for p in synthetic.points() if p["kernel"] == "dsv3_router_gemm"]
+    synthetic.write_results(tmp_path, listed, lacks={"dsv3_router_gemm"})
+    empty = pandas.read_parquet(aggregate.export_parquet(tmp_path, ["dsv3_router_gemm"]))
+    assert empty.empty and tuple(empty.columns) == aggregate.FRAME_COLUMNS
+    synthetic.write_results(tmp_path, listed, lacks=())
+    sidecar = tmp_path / "dsv3_router_gemm.jsonl"
+    run, *points = map(json.loads, sidecar.read_text().splitlines())
+    points[0]["sets"], points[1]["sets"] = 3, "one"
+    sidecar.write_text("\n".join(map(json.dumps, [run, *points])))
+    frame = pandas.read_parquet(aggregate.export_parquet(tmp_path, ["dsv3_router_gemm"]))
+    assert list(frame["sets"][:2]) == ["3", "one"] and frame["sets"].isna().sum() == 3
+
+
+def test_without_pyarrow_there_is_a_message_and_everything_else(results, monkeypatch, capsys):
+    import importlib.util
+    from pathlib import Path
+
+    path = Path(__file__).parents[2] / "scripts" / "aggregate.py"
+    spec = importlib.util.spec_from_file_location("aggregate_command", path)
+    command = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(command)
+    folder, _ = results
+
+    def missing(*arguments):
+        raise ResultError("pyarrow is missing")
+
+    monkeypatch.setattr(command, "export_parquet", missing)
+    monkeypatch.setattr("sys.argv", ["aggregate.py", "--results", str(folder), "--kernels", "rmsnorm"])
+    assert command.main() == 0
+    assert (folder / "all_kernels.csv").exists() and (folder / "benchmark_summary.md").exists()
+    assert "all_kernels.parquet is not written: pyarrow is missing" in capsys.readouterr().err

@@ -72,6 +72,25 @@ def test_rows_without_a_counterpart_are_reported():
     assert len(found.only_current) == len(POINTS)
 
 
+def test_what_neither_set_measured_is_no_difference():
+    one, two = row("rmsnorm", "enorm"), row("rmsnorm", "enorm", B=2, M=2)
+    missing = replace(two, latency_ms=None)
+    old = resultset.ResultSet(Path("old"), [one, missing])
+    found = compare.compare(old, resultset.ResultSet(Path("new"), [one, missing]))
+    assert (len(found.pairs), found.only_current) == (1, [])
+    found = compare.compare(old, resultset.ResultSet(Path("new"), [one, two]))
+    assert [new.B for new in found.only_current] == [2]
+
+
+def test_how_far_apart_two_runs_are():
+    old = [row("rmsnorm", "enorm", B=n, M=n, ms=0.010 if n > 1 else 0.002) for n in range(1, 22)]
+    new = [replace(item, latency_ms=item.latency_ms * (1 + item.B / 1000)) for item in old]
+    found = compare.compare(resultset.ResultSet(Path("old"), old), resultset.ResultSet(Path("new"), new))
+    text = compare_report.markdown(found, ["old", "new"])
+    assert "differ by 1.10% in the median and by 2.1% at most" in text
+    assert "95 % of the 20 points slower than 5.00 µs by no more than 2.00%." in text
+
+
 def test_duplicates_are_reported_and_widen_the_noise():
     one = row("rmsnorm", "enorm", B=1, M=1, N=7168, ms=0.010)
     found = joined(one, replace(one, latency_ms=0.012))

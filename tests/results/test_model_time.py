@@ -207,3 +207,53 @@ def test_the_command(tmp_path, capsys):
     assert command.main(["--results", str(results), "--steps", str(steps), "--path", "x"]) == 2
     assert command.main(["--results", str(results), "--steps", str(tmp_path / "none.json")]) == 2
     assert "none.json: cannot be read" in capsys.readouterr().err
+
+
+def test_headroom_as_a_table(step):
+    lines = list(csv.DictReader(model_time_report.headroom_csv([step]).splitlines()))
+    assert [(line["rank"], line["kernel"]) for line in lines] == [("1", "a"), ("2", "n"), ("3", "g")]
+    assert [float(line["gain_ms"]) for line in lines] == pytest.approx([0.080, 0.032, 0.0])
+    assert [float(line["speedup"]) for line in lines] == pytest.approx([1.1905, 1.0684, 1.0], abs=1e-4)
+
+
+WRITTEN = ["headroom.csv"] + [f"model_time{end}" for end in (".csv", ".md", ".png", ".svg", "_ops.csv")]
+
+
+@pytest.mark.parametrize(
+    ("steps", "says"),
+    [
+        (
+            {"steps": [], "reason": "the ops file has no symbol 'L'"},
+            "There is no step to add up**: the ops file has no",
+        ),
+        ({"steps": []}, "There is no step to add up**: the ops file has no op tables of a phase."),
+        (STEPS, "None of its 4 ops is measured."),
+    ],
+)
+def test_without_a_measurement_or_a_step_all_files_are_written_and_say_so(tmp_path, steps, says):
+    results, data = tmp_path / "results", tmp_path / "steps.json"
+    synthetic.write_results(results, [p for p in synthetic.points() if p["kernel"] == "rmsnorm"], lacks={"rmsnorm"})
+    if steps is STEPS:
+        sidecar = results / "rmsnorm.jsonl"
+        point = {"type": "point", "op": "norm", "phase": "decode", "B": 1, "S": 1, "status": "unavailable"}
+        sidecar.write_text(sidecar.read_text() + json.dumps(point) + "\n")
+    data.write_text(json.dumps(steps))
+    output = tmp_path / "out"
+    output.mkdir()
+    assert command.main(["--results", str(results), "--steps", str(data), "--output", str(output)]) == 0
+    assert sorted(path.name for path in output.iterdir()) == sorted(WRITTEN)
+    assert says in (output / "model_time.md").read_text()
+
+
+def test_only_the_kernels_that_are_asked_for(tmp_path):
+    results, data = tmp_path / "results", tmp_path / "steps.json"
+    listed = [p for p in synthetic.points() if p["kernel"] in ("rmsnorm", "dsv3_router_gemm")]
+    synthetic.write_results(results, listed)
+    norm = slot("q_a_layernorm", 61, path("rmsnorm", ("rmsnorm", "q_a_layernorm")))
+    gate = slot("gate", 58, path("gemm", ("dsv3_router_gemm", "gate")))
+    data.write_text(json.dumps({"steps": [{"name": "decode", "phase": "decode", "slots": [norm, gate]}]}))
+    arguments = ["--results", str(results), "--steps", str(data)]
+    for kernels, measured in (([], {"2", "1"}), (["--kernels", "rmsnorm"], {"1"})):
+        assert command.main([*arguments, *kernels]) == 0
+        lines = list(csv.DictReader((results / "model_time.csv").open()))
+        assert {line["measured_ops"] for line in lines} == measured

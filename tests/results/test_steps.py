@@ -1,10 +1,12 @@
+import json
 from pathlib import Path
 
 import pytest
 
-from roofbench.errors import Problems
+from roofbench import state
+from roofbench.errors import Problems, UserError
 from roofbench.opsfile import parse_ops_file
-from roofbench.results import resolve_steps
+from roofbench.results import resolve_steps, steps_or_reason
 
 CONFIG = Path(__file__).parents[2] / "config" / "model_steps.yaml"
 
@@ -163,3 +165,49 @@ def test_the_projects_own_ops_file_gives_61_layers():
         assert slots[phase]["experts"] == 58
         assert slots[phase]["gate_up_proj"] == 3
     assert slots["speculative"]["enorm"] == 1
+
+
+def test_an_ops_file_that_is_no_whole_model_gives_a_reason_and_no_error():
+    def lenient(text, config=CONFIG):
+        problems = Problems()
+        return steps_or_reason(config, parse_ops_file(text, "ops.md", Problems()), problems), problems
+
+    found, problems = lenient(OPS.replace("| L |", "| Layers |"))
+    assert found["steps"] == [] and "has no symbol 'L'" in found["reason"]
+    assert not len(problems)
+    found, problems = lenient(OPS.replace("layers 2-9", "layers 2-10"))
+    assert "there are 10 layers" in found["reason"] and not problems.errors
+    found, problems = lenient(OPS.replace("| 10 | L |", "| 1000000000 | L |"))
+    assert found["steps"] == [] and not len(problems)
+    assert lenient(OPS)[0] == resolve()[0]
+
+
+def test_a_mistake_in_the_configuration_stays_an_error(tmp_path):
+    config = tmp_path / "model_steps.yaml"
+    config.write_text("schema_version: 1\nlayers: L\nchoose: first\nops:\n  topk:\n    - chose: fastest\n")
+    problems = Problems()
+    steps_or_reason(config, parse_ops_file(OPS, "ops.md", Problems()), problems)
+    assert "model_steps.yaml:6: error" in problems.report()
+
+
+def test_an_op_of_nearly_the_name_of_another_is_a_warning(tmp_path):
+    config = tmp_path / "model_steps.yaml"
+    config.write_text(
+        "schema_version: 1\nlayers: L\nchoose: first\nops:\n"
+        "  attn_mqaa:\n    - choose: fastest\n  zzz:\n    - choose: fastest\n"
+    )
+    problems = Problems()
+    steps_or_reason(config, parse_ops_file(OPS, "ops.md", Problems()), problems)
+    assert "Did you mean attn_mqa?" in problems.report() and "zzz" not in problems.report()
+
+
+def test_paths_of_the_configuration_must_be_there(tmp_path):
+    steps = tmp_path / "model_steps.json"
+    steps.write_text(json.dumps(resolve()[0]))
+    for good in ({}, {"*": "fastest"}, {"attn_mqa": "cutlass"}, {"attn_mqa": "first"}, {"q_nope * w_kc": "bmm_fp8"}):
+        state.check_paths(steps, good)
+    with pytest.raises(UserError, match=r"no step of the model has the op attn_mqaa. Did you mean attn_mqa\? Ops with"):
+        state.check_paths(steps, {"attn_mqaa": "cutlass"})
+    with pytest.raises(UserError, match="attn_mqa has no path x. It has fastest, first, cutlass, trtllm."):
+        state.check_paths(steps, {"attn_mqa": "x"})
+    state.check_paths(tmp_path / "none.json", {"attn_mqaa": "x"})

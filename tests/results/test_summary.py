@@ -79,3 +79,20 @@ def test_facts_that_differ_between_kernels_say_how_often(hopper):
     folder, kernels = hopper
     text = summary.write_summary(folder, kernels).read_text().split("## Run")[1]
     assert "| driver | 570.1 |" in text
+
+
+def test_what_a_kernel_cannot_run_is_one_line_for_each_reason(tmp_path):
+    listed = [p for p in synthetic.points() if p["kernel"] == "dsv3_router_gemm"]
+    synthetic.write_results(tmp_path, listed, lacks=())
+    sidecar = tmp_path / "dsv3_router_gemm.jsonl"
+    lines = sidecar.read_text().splitlines()
+    few = "the kernel takes at most 16 tokens: more do not fit"
+    reasons = [(B, f"T = {B}: {few}") for B in (32, 64, 128)] + [(1, "D = 3, T = 1: odd"), (2, "D = 5, T = 2: odd")]
+    for B, reason in [*reasons, (4, "never")]:
+        point = {"type": "point", "op": "gate", "phase": "decode", "B": B, "S": 1}
+        lines.append(json.dumps({**point, "status": "not_applicable", "reason": reason}))
+    sidecar.write_text("\n".join(lines))
+    missing = summary.write_summary(tmp_path, ["dsv3_router_gemm"]).read_text().split("## Not measured")[1]
+    assert f"  - 3 points not applicable: {few} (T = 32 to 128)\n" in missing
+    assert "  - 2 points not applicable: odd (D = 3 to 5, T = 1 to 2)\n" in missing
+    assert "  - 1 point not applicable: never (gate, decode B=4)\n" in missing

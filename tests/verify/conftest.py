@@ -59,9 +59,7 @@ def generated(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def verifier():
-    import torch
-
-    torch.set_num_threads(1)
+    import roofbench.verify.warm  # noqa: F401
     from roofbench.verify.check import Verifier
 
     return Verifier(seconds=30)

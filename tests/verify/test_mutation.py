@@ -1,6 +1,6 @@
 """Realistic errors must be found, harmless edits must pass. The whole table is slow; a sample always runs."""
 
-import os
+import time
 
 import pytest
 from mutation import harmless, harness, mutations
@@ -10,18 +10,14 @@ pytestmark = pytest.mark.xdist_group("verify")
 SAMPLE = ("dsv3_fused_a_gemm", "moe_align_block_size")
 
 
-def kill(generated, tmp_path, kernels=None, limit=None, shared=True):
+def kill(generated, tasks, kernels=None):
+    """(table as text, survivors without a reason, mutants, killed ones) of tasks(scripts)."""
+    start = time.perf_counter()
     scripts = harness.load(generated.scripts, generated.specs, kernels)
-    tasks = list(harness.tasks_of(scripts, limit))
-    if shared:
-        tasks += harness.shared_tasks(scripts, generated.scripts, tmp_path)
-    text, survivors, every, dead = harness.table(harness.run(scripts, generated.scripts, tasks))
-    print(text)
-    path = os.environ.get("ROOFBENCH_KILL_TABLE")
-    if path:
-        with open(path, "w") as stream:
-            stream.write(text + "\n")
-    return text, survivors, every, dead
+    results = list(harness.run(scripts, generated.scripts, tasks(scripts)))
+    text, survivors, every, dead = harness.table(results)
+    took = f"{len(results)} mutants of {len(scripts)} scripts in {time.perf_counter() - start:.0f} s"
+    return f"{text}\n{took}", survivors, every, dead
 
 
 def test_there_are_enough_kinds_of_errors_and_edits():
@@ -29,8 +25,8 @@ def test_there_are_enough_kinds_of_errors_and_edits():
     assert len(harmless.GENERAL) >= 30
 
 
-def test_a_sample_of_errors_is_found(generated, tmp_path):
-    text, survivors, every, dead = kill(generated, tmp_path, SAMPLE, limit=1, shared=False)
+def test_a_sample_of_errors_is_found(generated):
+    text, survivors, every, dead = kill(generated, lambda scripts: harness.tasks_of(scripts, limit=1), SAMPLE)
     assert every > 60
     assert dead >= 0.99 * every, text
 
@@ -40,17 +36,22 @@ def test_a_sample_of_harmless_edits_passes(generated):
 
 
 @pytest.mark.slow
-def test_errors_in_all_scripts_are_found(generated, tmp_path):
-    text, survivors, every, dead = kill(generated, tmp_path)
+def test_errors_in_all_scripts_are_found(generated, tmp_path, record_property):
+    text, survivors, every, dead = kill(
+        generated, lambda scripts: harness.every_task(scripts, generated.scripts, tmp_path)
+    )
+    record_property("table", text)  # tests/conftest.py prints it
     assert dead >= 0.99 * every, text
+    assert not survivors, text
 
 
 @pytest.mark.slow
-def test_harmless_edits_of_all_scripts_pass(generated):
-    assert_harmless(generated, None)
+def test_harmless_edits_of_all_scripts_pass(generated, record_property):
+    record_property("table", assert_harmless(generated, None))
 
 
 def assert_harmless(generated, kernels):
+    start = time.perf_counter()
     scripts = harness.load(generated.scripts, generated.specs, kernels)
     tasks = [
         (index, "harmless", name, text, None)
@@ -59,3 +60,5 @@ def assert_harmless(generated, kernels):
     ]
     refused = [result for result in harness.run(scripts, generated.scripts, tasks) if result[3]]
     assert not refused, "\n\n".join(f"{kernel}, {name}:\n{text}" for kernel, _, name, _, text in refused)
+    edits = len({task[2] for task in tasks})
+    return f"{len(tasks)} harmless edits of {edits} kinds pass, in {time.perf_counter() - start:.0f} s"

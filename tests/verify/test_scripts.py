@@ -85,6 +85,10 @@ def test_every_failure_of_a_script_comes_out_in_one_run(verify):
         ("rmsnorm", "rng.normal((T, D))", "rng.empty((T, D), torch.bfloat16)", "shapes.uninitialised"),
         ("topk_softmax", "rng.normal((T, E), dtype=torch.float32)", "torch.randn(T, E)", "shapes.device"),
         ("cutlass_mla_decode", "page_table(rng, B, pages)", "page_table(rng, B, pages) // 2", "shapes.value"),
+        ("cutlass_mla_decode", "B, num_kv_splits=NUM_KV_SPLITS)", "B, NUM_KV_SPLITS)", "shapes.value"),
+        ("cutlass_mla_decode", "pages * PAGE, B, num", "B, pages * PAGE, num", "shapes.value"),
+        ("cutlass_mla_decode", "=NUM_KV_SPLITS)\n    return", "=2)\n    return", "shapes.value"),
+        ("apply_shuffle_mul_sum", "rng.routing(T, E, topk)", "rng.routing(1, E, topk).repeat(T, 1)", "shapes.value"),
         ("trtllm_batch_decode_with_kv_cache_mla", "torch.zeros(", "torch.empty(", "shapes.zeroed"),
         ("rmsnorm", 'x["eps"], True)', 'x["eps"])', "kernel-call.run"),
         ("silu_and_mul", "out=x", "output=x", "kernel-call.bind"),
@@ -117,7 +121,14 @@ def test_each_check_finds_its_error(verify, kernel, old, new, check):
         ("__import__('subprocess').run(['true'])", "output.isolation"),
         ("__import__('socket').socket()", "output.isolation"),
         ("print('x' * (1 << 22))", "output.flood"),
-        ("bytearray(1 << 40)", "shapes.build"),
+        ("bytearray(1 << 40)", "output.memory"),
+        ("torch.empty(1 << 40, device='cpu')", "output.memory"),
+        ("__import__('os').fork()", "output.isolation"),
+        ("__import__('threading').Thread(target=print).start()", "output.isolation"),
+        ("__import__('ctypes').CDLL(None).fork()", "output.isolation"),
+        ("open('big', 'wb').write(bytes(65 << 20))", "output.files"),
+        ("raise KeyboardInterrupt", "shapes.build"),
+        ("raise SystemExit(0)", "output.exit"),
     ],
 )
 def test_a_script_that_misbehaves_is_stopped(verify, change, check):
@@ -126,6 +137,28 @@ def test_a_script_that_misbehaves_is_stopped(verify, change, check):
     )
     assert check in checks(report), report.text()
     assert not Path("/tmp/roofbench-not-here").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "import os\ntry:\n    os._exit(0)\nexcept SystemExit:\n    pass",
+        "try:\n    open('/tmp/roofbench-not-here', 'w')\nexcept OSError:\n    pass",
+        "import benchlib.timing\nbenchlib.timing.warm_up = print",
+        "import sys\nsys.modules['roofbench.verify.execute'].Session.fail = print",
+    ],
+)
+def test_what_a_script_hides_is_found(verify, change):
+    report = verify("dsv3_fused_a_gemm", ('KERNEL = "', f'{change}\nKERNEL = "'))
+    assert "output.isolation" in checks(report), report.text()
+
+
+def test_a_cost_that_is_wrong_is_shown_where_it_is_most_wrong(verify):
+    report = verify("fused_moe_kernel", ("    experts = active_experts(op, point, x)\n", "    experts = op.E\n"))
+    finding = only(report, "metrics.bytes")
+    assert "B=1, S=1" in finding.where[0] and "32 times" in finding.expected
+    assert "w1 " in finding.expected and "8 of 256 experts" in finding.expected
+    assert "fused_moe_kernel.yaml" in finding.source and finding.place.line
 
 
 def test_a_script_that_never_ends_is_stopped(verify):

@@ -2,7 +2,8 @@
 """Add the measured kernels up to steps of the model, and rank what to fix first.
 
 Needs results, and the steps of the model as data (scripts/benchlib/model_steps.json). Writes model_time.md,
-model_time.csv, model_time_ops.csv, model_time.png and model_time.svg. Needs matplotlib for the pictures, no GPU.
+model_time.csv, model_time_ops.csv, headroom.csv, model_time.png and model_time.svg. Needs matplotlib for the
+pictures, no GPU.
 
     python model_time.py --results results --output results
     python model_time.py --path experts=cutlass --path topk=topk_sigmoid
@@ -30,6 +31,7 @@ def main(arguments=None):
     parser.add_argument(
         "--path", action="append", default=[], metavar="OP=PATH", help="path of an op: fastest, first or its name; *=…"
     )
+    parser.add_argument("--kernels", nargs="+", metavar="NAME", help="these kernels only")
     options = parser.parse_args(arguments)
     try:
         for path in run(options):
@@ -43,17 +45,18 @@ def main(arguments=None):
 def run(options):
     """Add up and write; returns the paths."""
     steps = model_time.load_steps(options.steps)
-    results = resultset.load(options.results)
+    results = resultset.load(options.results, options.kernels)
     points = resultset.load_points(options.points) if options.points else []
+    points = [point for point in points if not options.kernels or point.kernel in options.kernels]
     rows = resultset.annotate(results.rows, points)
     rows += resultset.unlisted(points, rows)
     chosen = roofs.choose(results, options.hardware)
     found = model_time.step_times(steps, rows, chosen, choices(options.path))
-    if not found:
-        raise resultset.ResultError(f"{options.results}: there is no point to add up")
-    title = f"Model time on {' and '.join(results.devices()) or chosen.name}"
+    reason = steps.get("reason") or ("" if steps["steps"] else "the ops file has no op tables of a phase")
+    devices = " and ".join(results.devices())
+    title = f"Model time on {devices}" if devices else f"Model time at the roof of {chosen.name}"
     output = options.output or (options.results if options.results.is_dir() else options.results.parent)
-    return model_time_report.write(found, output, title, steps.get("outside", ()))
+    return model_time_report.write(found, output, title, steps.get("outside", ()), reason)
 
 
 def choices(texts):

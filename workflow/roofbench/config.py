@@ -12,7 +12,7 @@ from .errors import Problems, UserError
 _LISTS_OF_NAMES = ("kernels", "exclude")
 _LISTS_OF_SIZES = ("batch_sizes", "seq_lens", "kv_lens")
 _SWITCHES = ("overwrite", "retry", "allow_failures")
-_MAPPINGS = ("symbols", "options", "timing")
+_MAPPINGS = ("symbols", "options", "timing", "paths")
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0", "")
 
 
@@ -35,6 +35,9 @@ class Config:
     overwrite: bool = False
     retry: bool = False
     allow_failures: bool = False
+    paths: dict = field(default_factory=dict)
+    baseline: str | None = None
+    threshold: float = 0.1
     path: str = "config/config.yaml"
     raw: dict = field(default_factory=dict)
     document: Document | None = None
@@ -46,7 +49,7 @@ class Config:
     def as_dict(self):
         """Plain data of every setting, in the form of config/config.yaml."""
         names = ["ops_file", *_LISTS_OF_NAMES, *_LISTS_OF_SIZES, *_MAPPINGS, *_SWITCHES]
-        names += ["hardware", "gpus", "busy_gpus"]
+        names += ["hardware", "gpus", "busy_gpus", "baseline", "threshold"]
         plain = {name: getattr(self, name) for name in names}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
@@ -117,6 +120,10 @@ def normalise(data):
             value = _mapping(value)
         elif key == "gpus":
             value = _gpus(value)
+        elif key == "threshold":
+            value = _scalar(value)
+        elif key == "baseline":
+            value = value or None
         plain[str(key)] = value
     if isinstance(plain.get("timing"), dict):
         plain["timing"] = {k: _switch(v) if k == "locked_clocks" else _scalar(v) for k, v in plain["timing"].items()}

@@ -45,6 +45,12 @@ class Problems:
     def warning(self, file, line, code, message, hint=""):
         self._add(Problem(str(file), line or 0, WARNING, code, message, hint))
 
+    def add(self, others, wanted=lambda problem: True):
+        """Take over those of other problems that are `wanted`."""
+        for problem in others:
+            if wanted(problem):
+                self._add(problem)
+
     def _add(self, problem):
         self._found.setdefault(problem)
 

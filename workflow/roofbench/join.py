@@ -598,8 +598,9 @@ def _describe(entry):
     return "expected " + "; ".join(sides)
 
 
-def write_specs(result, out_dir, ops_text=""):
-    """Write specs, manifest and origins under a folder; files that would not change keep their modification time.
+def write_specs(result, out_dir, ops_text="", steps=None):
+    """Write specs, manifest, origins and the steps of the model (a dict, or None) under a folder; files that would
+    not change keep their modification time.
 
     Specs of kernels that are no longer there are removed. Returns the paths that were written. Raises UserError
     when a spec does not fit its schema.
@@ -620,6 +621,8 @@ def write_specs(result, out_dir, ops_text=""):
             if old.stem not in result.specs:
                 old.unlink()
         written += _write(out_dir / "spec_origins.json", result.origins)
+        if steps is not None:
+            written += _write(out_dir / "model_steps.json", steps)
         written += _write(out_dir / "specs.json", manifest)
     except OSError as error:
         raise UserError(f"{error.filename or out_dir}: cannot be written: {error.strerror}") from None

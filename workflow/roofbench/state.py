@@ -111,6 +111,39 @@ def missing_specs(manifest, specs):
     return any(not Path(specs, f"{kernel}.json").is_file() for kernel in kernels)
 
 
+def check_paths(steps, choices):
+    """Raise UserError where `paths` of the configuration names an op or a path that no step of the model has.
+
+    steps: path of the steps as JSON. Where there are none, nothing can be checked.
+    """
+    try:
+        slots = [slot for step in json.loads(Path(steps).read_text())["steps"] for slot in step["slots"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    known = {}
+    for slot in slots:
+        known.setdefault(slot["op"], set()).update(path["name"] for path in slot["paths"])
+    for op, name in choices.items() if known else ():
+        several = ", ".join(sorted(op for op, names in known.items() if len(names) > 1))
+        if op != "*" and op not in known:
+            raise UserError(f"paths: no step of the model has the op {op}. {did_you_mean(op, known)}".strip()
+                            + f" Ops with several paths: {several or 'none'}.")  # fmt: skip
+        names = ["fastest", "first", *sorted(known.get(op, ()))]
+        if op != "*" and name not in names:
+            raise UserError(f"paths: {op} has no path {name}. It has {', '.join(names)}.")
+
+
+def comparable(baseline, results):
+    """The baseline's path. Raises UserError where there is nothing to compare, or nothing to compare with."""
+    if not baseline:
+        raise UserError("`snakemake compare` needs something to compare with: --config baseline=PATH")
+    if not Path(baseline).exists():
+        raise UserError(f"baseline: {baseline}: there is no such file or directory")
+    if not any(Path(results).glob("*.csv")):
+        raise UserError(f"{results}: there are no results to compare; `snakemake all` makes them")
+    return baseline
+
+
 def run_record(sidecar):
     """The run record of a kernel's sidecar, or None where there is none that can be read."""
     try:

@@ -26,7 +26,7 @@ class Worker:
     `modules` are imported at the first request, and are there in all of them.
     """
 
-    def __init__(self, modules=("torch", "roofbench.verify")):
+    def __init__(self, modules=("torch", "roofbench.verify.warm")):
         self._folder = tempfile.TemporaryDirectory(prefix="roofbench-")
         address = os.path.join(self._folder.name, "worker")
         with socket.socket(socket.AF_UNIX) as listener:

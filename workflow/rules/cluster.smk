@@ -25,7 +25,7 @@ if workflow.is_main_process and workflow.resource_settings.nodes is None:
 
 def before_benchmarks():
     """Refuse what cannot work before anything is begun. Under Slurm, look after the jobs that wait as well."""
-    if not {job.rule.name for job in workflow.dag.needrun_jobs()} & {"run_benchmark", "aggregate"}:
+    if not {job.rule.name for job in workflow.dag.needrun_jobs()} & {"run_benchmark", "aggregate", "peaks"}:
         return
     if NO_SUCH_GPU:
         raise WorkflowError(NO_SUCH_GPU)

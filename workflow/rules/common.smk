@@ -19,12 +19,14 @@ BUNDLE = "deepseek_kernel_benchmarks"
 SOURCE = "workflow/bundle"
 RESULTS = f"{BUNDLE}/results"
 MANIFEST = "results/specs.json"
+MODEL_STEPS = "results/model_steps.json"
 PARSED_WITH = "results/parse_settings.json"
 SCRIPT = f"{BUNDLE}/scripts/bench_{{kernel}}.py"
 STAMP = "results/verified/{kernel}.json"
 SIDECAR = f"{RESULTS}/{{kernel}}.jsonl"
 SELECTED = "results/selected.json"
 AGGREGATED = "results/aggregated.json"
+ADDED_UP_WITH = "results/model_time_paths.json"
 ENVIRONMENT = "results/environment.json"
 ATTEMPT = "results/attempts/{kernel}.json"
 WORKFLOW_ENV = "../../envs/workflow.yaml"
@@ -33,6 +35,7 @@ try:
     settings = project.resolve(config)
     if state.is_newer(MANIFEST, settings["ops_file"]):  # else the kernels are known only after the parse
         state.select_from(MANIFEST, settings)
+        state.check_paths(MODEL_STEPS, settings["paths"])
 except UserError as error:
     sys.exit(str(error))
 
@@ -119,9 +122,10 @@ def replaceable(path):
 def parse_inputs(wildcards):
     """What the specs are made of. Asks for another parse where a spec is gone or the settings changed."""
     if os.path.exists(MANIFEST):
-        if state.missing_specs(MANIFEST, "results/specs") or not state.holds(PARSED_WITH, settings["parse"]):
+        lost = state.missing_specs(MANIFEST, "results/specs") or not os.path.exists(MODEL_STEPS)
+        if lost or not state.holds(PARSED_WITH, settings["parse"]):
             again(MANIFEST)
-    return [settings["ops_file"], *files_under("config/kernels", "*.yaml"), *PARSE_CODE]
+    return [settings["ops_file"], *files_under("config/kernels", "*.yaml"), STEPS_CONFIG, *PARSE_CODE]
 
 
 def spec_of(wildcards):
@@ -167,12 +171,31 @@ def reference_of(wildcards):
 
 def bundle_files(wildcards):
     """Everything around the scripts."""
-    return [*map(bundled, [*TOOLS, *LIBRARY, *REFERENCES]), INDEX]
+    return [*map(bundled, [*TOOLS, *LIBRARY, *REFERENCES]), INDEX, STEPS]
+
+
+def model_steps(wildcards):
+    """The steps of the model, once the ops file has been parsed; `paths` must fit them."""
+    checkpoints.parse_ops.get()
+    try:
+        state.check_paths(MODEL_STEPS, settings["paths"])
+    except UserError as error:
+        raise WorkflowError(str(error))
+    return MODEL_STEPS
+
+
+def chosen_paths(wildcards):
+    """Input function without files, for the job that adds up. Asks for it again where `paths` changed."""
+    if os.path.exists(ADDED_UP_WITH) and not state.holds(ADDED_UP_WITH, settings["paths"]):
+        again(ADDED_UP_WITH)
+    return []
 
 
 def run_inputs(wildcards):
     """The stamp, for the job that runs the benchmark. Asks for another try where that could change the outcome."""
     sidecar, attempt = (pattern.format(kernel=wildcards.kernel) for pattern in (SIDECAR, ATTEMPT))
+    if workflow.executor_plugin is None:  # a report runs nothing
+        return STAMP.format(kernel=wildcards.kernel)
     now = environment()
     if os.path.exists(sidecar) and state.wants_run(
         sidecar, attempt, now, settings["retry"], settings["allow_failures"]

@@ -3,16 +3,18 @@ PARSE_CODE = [
     "scripts/parse_ops.py",
     *files_under("workflow/roofbench/schemas"),
     *files_under("workflow/roofbench/opsfile", "*.py"),
+    *files_under("workflow/roofbench/results", "*.py"),
     *(f"workflow/roofbench/{name}.py" for name in ("catalogue", "config", "documents", "errors", "grammar", "join")),
 ]
+STEPS_CONFIG = "config/model_steps.yaml"
 
 
 localrules:
     parse_ops,
 
 
-# Specs and origins are maintained by the script and are no declared outputs: a spec keeps its modification time
-# while its content stays, so that a kernel is made anew only when its own spec changed.
+# Specs, origins and the steps of the model are maintained by the script and are no declared outputs: they keep their
+# modification time while the content stays, so that a kernel is made anew only when its own spec changed.
 checkpoint parse_ops:
     input:
         parse_inputs,

@@ -4,6 +4,7 @@ TOOLS = [path for path in files_under(SOURCE) if os.path.dirname(path) == SOURCE
 REFERENCES = files_under(f"{SOURCE}/scripts/references")
 LIBRARY = [path for path in files_under(f"{SOURCE}/scripts") if path not in REFERENCES] + [HARDWARE]
 INDEX = f"{BUNDLE}/scripts/kernels.json"
+STEPS = f"{BUNDLE}/scripts/benchlib/model_steps.json"
 
 
 localrules:
@@ -12,6 +13,7 @@ localrules:
     copy_library,
     copy_reference,
     index_scripts,
+    copy_steps,
 
 
 rule render_script:
@@ -88,3 +90,16 @@ rule index_scripts:
     shell:
         "python scripts/index.py --manifest {params.manifest} --output {output.index} --selected {output.selected}"
         " --kernels {params.kernels} 2>&1 | tee {log} >&2"
+
+
+rule copy_steps:
+    input:
+        model_steps,
+    output:
+        STEPS,
+    log:
+        "logs/bundle/steps.log",
+    conda:
+        WORKFLOW_ENV
+    shell:
+        "cp {input} {output} 2>&1 | tee {log} >&2"

@@ -1,12 +1,25 @@
-# From the results of every kernel to one table, a summary, a picture, and a verdict.
+# From the results of every kernel to one table, a summary, pictures, the time of a step, and a verdict.
+CAPTIONS = "../report"
+
+
+def before_comparison():
+    """Refuse to begin where there is nothing to compare."""
+    if "compare" in {job.rule.name for job in workflow.dag.needrun_jobs()}:
+        try:
+            state.comparable(settings["baseline"], RESULTS)
+        except UserError as error:
+            raise WorkflowError(str(error))
 
 
 localrules:
     aggregate,
     plot,
+    model_time,
     check_status,
+    compare,
 
 
+# all_kernels.parquet is no declared output: without pyarrow there is a message, and everything else.
 rule aggregate:
     input:
         listing_kernels(AGGREGATED),
@@ -15,8 +28,18 @@ rule aggregate:
         library=rules.copy_library.output,
         code=["scripts/aggregate.py"],
     output:
-        table=f"{RESULTS}/all_kernels.csv",
-        summary=f"{RESULTS}/benchmark_summary.md",
+        table=report(
+            f"{RESULTS}/all_kernels.csv",
+            caption=f"{CAPTIONS}/all_kernels.rst",
+            category="Kernels",
+            labels={"what": "Every measured point", "format": "CSV"},
+        ),
+        summary=report(
+            f"{RESULTS}/benchmark_summary.md",
+            caption=f"{CAPTIONS}/summary.rst",
+            category="Kernels",
+            labels={"what": "Summary", "format": "Markdown"},
+        ),
         selection=AGGREGATED,
     log:
         "logs/aggregate.log",
@@ -37,8 +60,24 @@ rule plot:
         tool=f"{BUNDLE}/plot_roofline.py",
         library=rules.copy_library.output,
     output:
-        png=f"{RESULTS}/roofline.png",
-        svg=f"{RESULTS}/roofline.svg",
+        png=report(
+            f"{RESULTS}/roofline.png",
+            caption=f"{CAPTIONS}/roofline.rst",
+            category="Roofline",
+            labels={"what": "Roofline", "format": "PNG"},
+        ),
+        svg=report(
+            f"{RESULTS}/roofline.svg",
+            caption=f"{CAPTIONS}/roofline.rst",
+            category="Roofline",
+            labels={"what": "Roofline", "format": "SVG"},
+        ),
+        html=report(
+            f"{RESULTS}/roofline.html",
+            caption=f"{CAPTIONS}/interactive.rst",
+            category="Roofline",
+            labels={"what": "Roofline to explore", "format": "HTML"},
+        ),
     log:
         "logs/plot.log",
     conda:
@@ -48,8 +87,68 @@ rule plot:
         results=lambda wildcards, output: os.path.dirname(output.png),
     shell:
         # An empty list of points, because the sidecars have them all: asking each script would take a minute.
-        "python {input.tool} --results {params.results} --kernels {params.kernels}"
+        "python {input.tool} --results {params.results} --kernels {params.kernels} --html"
         " --points <(echo '[]') 2>&1 | tee {log} >&2"
+
+
+rule model_time:
+    input:
+        chosen_paths,
+        table=rules.aggregate.output.table,
+        sidecars=sidecars,
+        steps=rules.copy_steps.output,
+        tool=f"{BUNDLE}/model_time.py",
+        library=rules.copy_library.output,
+    output:
+        summary=report(
+            f"{RESULTS}/model_time.md",
+            caption=f"{CAPTIONS}/model_time.rst",
+            category="Model time",
+            labels={"what": "Steps, and what to fix first", "format": "Markdown"},
+        ),
+        png=report(
+            f"{RESULTS}/model_time.png",
+            caption=f"{CAPTIONS}/model_time.rst",
+            category="Model time",
+            labels={"what": "Where the time of a step goes", "format": "PNG"},
+        ),
+        svg=report(
+            f"{RESULTS}/model_time.svg",
+            caption=f"{CAPTIONS}/model_time.rst",
+            category="Model time",
+            labels={"what": "Where the time of a step goes", "format": "SVG"},
+        ),
+        steps=report(
+            f"{RESULTS}/model_time.csv",
+            caption=f"{CAPTIONS}/model_time.rst",
+            category="Model time",
+            labels={"what": "Every step", "format": "CSV"},
+        ),
+        ops=report(
+            f"{RESULTS}/model_time_ops.csv",
+            caption=f"{CAPTIONS}/model_time.rst",
+            category="Model time",
+            labels={"what": "Every op of every step", "format": "CSV"},
+        ),
+        headroom=report(
+            f"{RESULTS}/headroom.csv",
+            caption=f"{CAPTIONS}/headroom.rst",
+            category="Model time",
+            labels={"what": "Headroom", "format": "CSV"},
+        ),
+        paths=ADDED_UP_WITH,
+    log:
+        "logs/model_time.log",
+    conda:
+        WORKFLOW_ENV
+    params:
+        kernels=selection,
+        results=lambda wildcards, output: os.path.dirname(output.steps),
+        chosen=[f"--path={op}={path}" for op, path in settings["paths"].items()],
+        paths=json.dumps(settings["paths"]),
+    shell:
+        "python {input.tool} --results {params.results} --steps {input.steps} --kernels {params.kernels}"
+        " {params.chosen:q} 2>&1 | tee {log} >&2 && printf '%s' {params.paths:q} > {output.paths}"
 
 
 rule check_status:
@@ -57,6 +156,7 @@ rule check_status:
         sidecars=sidecars,
         summary=rules.aggregate.output.summary,
         pictures=rules.plot.output,
+        steps=rules.model_time.output,
     output:
         touch("results/status.ok"),
     log:
@@ -65,3 +165,21 @@ rule check_status:
         WORKFLOW_ENV
     shell:
         "python scripts/check_status.py $ROOFBENCH_ALLOW_FAILURES {input.sidecars} 2>&1 | tee {log} >&2"
+
+
+# What is measured, as it is: asks for no benchmark. Without outputs, so that it is done whenever it is asked for.
+rule compare:
+    input:
+        tool=f"{BUNDLE}/compare_results.py",
+        library=rules.copy_library.output,
+    log:
+        "logs/compare.log",
+    conda:
+        WORKFLOW_ENV
+    params:
+        baseline=settings["baseline"],
+        threshold=settings["threshold"],
+        results=RESULTS,
+    shell:
+        "python {input.tool} --baseline {params.baseline:q} --current {params.results} --output {params.results}"
+        " --threshold {params.threshold} 2>&1 | tee {log} >&2"

@@ -29,3 +29,23 @@ rule run_benchmark:
     shell:
         "python scripts/run_benchmark.py --script {input.script} --output {params.results}"
         " --environment {params.environment} --attempt {output.attempt} 2>&1 | tee {log} >&2"
+
+
+# What the devices reach themselves. Benchmarks measure it, too, if nobody did; without outputs, because the files
+# are named by device and stay in the journal.
+rule peaks:
+    input:
+        tool=f"{BUNDLE}/scripts/benchlib/peaks.py",
+        library=rules.copy_library.output,
+    log:
+        "logs/peaks.log",
+    conda:
+        f"../../envs/gpu-{STACK}.yaml"
+    container:
+        f"envs/gpu-{STACK}.sif"
+    resources:
+        gpu=1,
+    params:
+        journal=f"{BUNDLE}/journal",
+    shell:
+        "python {input.tool} --journal {params.journal} 2>&1 | tee {log} >&2"

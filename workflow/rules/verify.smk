@@ -55,6 +55,7 @@ rule verify_bundle:
 onstart:
     if workflow.is_main_process:
         before_benchmarks()
+        before_comparison()
         workers.append(Worker())
 
 

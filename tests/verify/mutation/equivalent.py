@@ -41,6 +41,12 @@ KNOWN = (
         "programmatic dependent launch may be on or off where the catalogue says so (one_of)",
     ),
     (
+        "cutlass_mla_decode",
+        "missing-argument|workspace-size-wrong",
+        "^(without num_kv_splits|num_kv_splits left out)$",
+        "one split is the default in both stacks",
+    ),
+    (
         "apply_shuffle_mul_sum",
         "all-tokens-to-one-expert",
         "ids beyond",

@@ -55,9 +55,7 @@ def judge(task):
 
 def run(scripts, folder, tasks, processes=None):
     """Results of judge() for all tasks, in a pool of forks that share the imports of this process."""
-    import torch
-
-    torch.set_num_threads(1)
+    import roofbench.verify.warm  # noqa: F401
     from roofbench.verify.check import Verifier
 
     _state.update(scripts=scripts, folder=Path(folder), verifier=Verifier(seconds=30, stop_early=True))
@@ -92,6 +90,12 @@ def shared_tasks(scripts, bundle, folder, kernel="cutlass_scaled_fp4_mm"):
             raise AssertionError(f"{file} no longer holds {old!r}: mutations.SHARED must follow it")
         target.write_text(text.replace(old, new))
         yield index, kind, f"{file}: {old.strip()[:40]} -> {new.strip()[:40]}", scripts[index].text, copy
+
+
+def every_task(scripts, bundle, folder, limit=None):
+    """Tasks for run(), made while others run."""
+    yield from shared_tasks(scripts, bundle, folder)
+    yield from tasks_of(scripts, limit)
 
 
 def table(results):
@@ -138,10 +142,8 @@ def main():
     start = time.perf_counter()
     scripts = load(options.scripts, options.specs, options.kernel)
     with tempfile.TemporaryDirectory() as folder:
-        tasks = list(tasks_of(scripts, options.limit))
-        tasks += shared_tasks(scripts, options.scripts, folder)
         results = []
-        for result in run(scripts, options.scripts, tasks):
+        for result in run(scripts, options.scripts, every_task(scripts, options.scripts, folder, options.limit)):
             results.append(result)
             if not result[3]:
                 print("survives:", *result[:3], file=sys.stderr, flush=True)
@@ -149,7 +151,7 @@ def main():
                 print(f"--- {result[0]} {result[1]}: {result[2]}\n{result[4]}")
     text, survivors, _, _ = table(results)
     print(text)
-    print(f"{len(tasks)} mutants in {time.perf_counter() - start:.0f} s")
+    print(f"{len(results)} mutants in {time.perf_counter() - start:.0f} s")
     return 1 if survivors else 0
 
 

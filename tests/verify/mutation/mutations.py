@@ -618,6 +618,35 @@ def wrong_helper(s):
             yield f"{ast.unparse(node)}_", s.changed(node, misspell)
 
 
+@kind
+def workspace_size_wrong(s):
+    """A size that is asked for with arguments in the wrong position, or for another number of requests or splits."""
+    for node in s.nodes("make_inputs", ast.Call):
+        if getattr(node.func, "id", "") == "cutlass_mla_get_workspace_size":
+            name = node.func.id
+            length, batch = (ast.unparse(a) for a in node.args[:2])
+            splits = ast.unparse(node.keywords[0].value)
+            for arguments in (
+                f"{length}, {batch}, {splits}",
+                f"{batch}, {length}, num_kv_splits={splits}",
+                f"{length}, 1, num_kv_splits={splits}",
+                f"{length}, {batch}, num_kv_splits=0",
+                f"{length}, {batch}, num_kv_splits=2 * {splits}",
+                f"{length}, {batch}, 148, {splits}",
+                f"{length} - PAGE, {batch}, num_kv_splits={splits}",
+            ):
+                yield f"{name}({arguments})", s.changed(node, lambda n, a=arguments, f=name: expr(f"{f}({a})"))
+            yield "num_kv_splits left out", s.changed(node, lambda n: n.keywords.clear())
+            yield "a size of one's own", s.changed(node, lambda n, b=batch: expr(f"{b} * 128 * 512 * 4"))
+    for node in s.nodes("call_kernel", ast.keyword):
+        if node.arg == "num_kv_splits":
+            yield "a call with more splits", s.changed(node.value, lambda n: expr(f"4 * ({ast.unparse(n)})"))
+    for key, value in s.inputs():
+        if "workspace" in key.value and "empty" in ast.unparse(value):
+            yield f"{key.value} halved", s.changed(value, lambda n: expr(f"({ast.unparse(n)})[::2]"))
+            yield f"{key.value} cut", s.changed(value, lambda n: expr(f"({ast.unparse(n)})[:1 << 14]"))
+
+
 # Cost.
 
 

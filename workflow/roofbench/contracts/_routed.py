@@ -32,9 +32,11 @@ def check_ids(argument, ids, d):
         yield argument, f"ids from {low} to {high}", f"ids from 0 to {E - 1}"
         return
     ordered = ids.sort(dim=-1).values
-    repeated = int((ordered[..., 1:] == ordered[..., :-1]).any(dim=-1).sum())
-    if repeated:
-        yield argument, f"{repeated} tokens with the same expert twice", f"{topk} different experts for each token"
+    repeated = (ordered[..., 1:] == ordered[..., :-1]).any(dim=-1).nonzero()
+    if len(repeated):
+        one = ids[tuple(repeated[0])].tolist()
+        found = f"{len(repeated)} of {d['T']} tokens with an expert more than once, the first of them {one}"
+        yield argument, found, f"{topk} different experts for each token"
         return
     yield from check_spread(argument, int(ids.unique().numel()), d)
 
@@ -44,11 +46,12 @@ def check_row_counts(argument, counts, d):
     T, R = d["T"], d["T"] * d["topk"]
     total, least, most = int(counts.sum()), int(counts.min()), int(counts.max())
     if least < 0:
-        yield argument, f"an expert with {least} rows", "offsets that do not decrease"
+        yield argument, f"{least} rows for expert {int(counts.argmin())}", "offsets that do not decrease"
     elif total != R:
         yield argument, f"{total} rows in all experts", f"T*topk = {R}"
     elif most > T:
-        yield argument, f"an expert with {most} rows", f"at most T = {T}: a token has an expert once"
+        found = f"{most} of {R} rows for expert {int(counts.argmax())}"
+        yield argument, found, f"at most T = {T}, as a token has an expert once, and about {R / d['E']:.3g} on average"
     else:
         yield from check_spread(argument, int((counts > 0).sum()), d)
 

@@ -25,4 +25,10 @@ def _check_size(asked, splits, d):
     wanted = {"max_seq_len": room, "num_batches": d["B"], "sm_count": 0, "num_kv_splits": splits}
     for name, value in wanted.items():
         if asked.get(name) != value:
-            yield "workspace", f"a size asked for with {name} = {asked.get(name)}", f"{name} = {value}"
+            hint = ", the third position; num_kv_splits is given by its name" if name == "sm_count" else ""
+            yield "workspace", f"the size of {SIZE.partition(':')[2]}({_shown(asked)})", f"{name}={value}{hint}"
+
+
+def _shown(asked):
+    names = ("max_seq_len", "num_batches", "sm_count", "num_kv_splits")
+    return ", ".join(f"{name}={asked.get(name)}" for name in names)

@@ -1,5 +1,5 @@
 """From the ops file to what the result tools of the bundle read."""
 
-from .steps import resolve_steps
+from .steps import resolve_steps, steps_or_reason
 
-__all__ = ["resolve_steps"]
+__all__ = ["resolve_steps", "steps_or_reason"]

@@ -13,13 +13,14 @@ An op without a path has no kernel that is measured; it counts as not measured.
 import re
 
 from .. import documents
-from ..errors import did_you_mean
+from ..errors import WARNING, Problems, did_you_mean
 from ..opsfile import model
 
 _LAYERS = re.compile(r"\blayers?\s+(\d{1,4})(?:\s*(?:[-–]|to)\s*(\d{1,4}))?", re.IGNORECASE)
 _LIMIT = re.compile(r"^\s*(?:B\s*\*\s*S|[BT])\s*(<=|<)\s*(\d{1,9})\s*$")
 _SPECULATIVE = re.compile(r"speculative|nextn|eagle|mtp", re.IGNORECASE)
 SCHEMA = "model_steps.schema.json"
+MOST_LAYERS = 10_000
 
 
 def resolve_steps(path, ops, problems, values=None):
@@ -32,12 +33,27 @@ def resolve_steps(path, ops, problems, values=None):
         return None
     values = ops.values(problems) if values is None else values
     total = values.get(document.data["layers"])
-    if not isinstance(total, int) or total < 1:
+    if not isinstance(total, int) or not 1 <= total <= MOST_LAYERS:
         message = f"layers: the ops file {ops.path} has no symbol {document.data['layers']!r} with a number of layers"
         hint = did_you_mean(document.data["layers"], values)
         problems.error(document.path, document.line("layers"), "steps", message, hint)
         return None
     return _Resolver(document, ops, total, problems).resolve()
+
+
+def steps_or_reason(path, ops, problems, values=None):
+    """`resolve_steps` for any ops file: one that is no whole model gives no steps and the ``reason``, not an error.
+
+    A mistake in the configuration is an error as ever. Ops of it that this file lacks are worth a word only where
+    the file has one of nearly that name.
+    """
+    own = Problems()
+    found = resolve_steps(path, ops, own, values)
+    problems.add(own, lambda problem: problem.code != "steps" or problem.severity == WARNING and problem.hint)
+    reasons = [problem.message for problem in own.errors if problem.code == "steps"]
+    if reasons or found is None:
+        return {"schema_version": 1, "layers": None, "outside": [], "steps": [], "reason": "; ".join(reasons)}
+    return found
 
 
 class _Resolver:

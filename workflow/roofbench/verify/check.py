@@ -30,7 +30,7 @@ PROBLEMS = {
 class Verifier:
     """What is the same for all scripts: stack snapshots, hardware, the folders of catalogue and bundle.
 
-    stop_early: leave out further stacks once one has failed, for those who only ask whether a script is good.
+    stop_early: stop at the first finding, for those who only ask whether a script is good.
     """
 
     def __init__(self, root=ROOT, stacks=None, bundle=None, seconds=LIMIT_SECONDS, stop_early=False):
@@ -49,6 +49,7 @@ class Verifier:
             raise UserError(f"{folder}: holds no stack snapshot; scripts/snapshot_stack.py makes one")
         self.snapshots = {path.stem: json.loads(path.read_text()) for path in paths}
         self.roof = Roof(self.root / "config" / "hardware.json")
+        self._code = {}
 
     def job(self, source, spec, origins=None):
         """What the child processes need, made before they are forked."""
@@ -66,7 +67,9 @@ class Verifier:
         snapshots = {name: s for name, s in self.snapshots.items() if name in used}
         if not snapshots:
             raise UserError(f"{entry.path}: no provider of source {spec['source']} is in a known stack")
-        return Job(source, spec, entry, contract, snapshots, self.roof, self.bundle_of(source.path), origins)
+        bundle = self.bundle_of(source.path)
+        code = self.code_of(bundle)
+        return Job(source, spec, entry, contract, snapshots, self.roof, bundle, origins, code, self.stop_early)
 
     def bundle_of(self, script):
         """The folder with bench_utils.py: the script's own, else the project's."""
@@ -76,6 +79,18 @@ class Verifier:
         if (own / "bench_utils.py").is_file():
             return own
         return self.root / "workflow" / "bundle" / "scripts"
+
+    def code_of(self, bundle):
+        """{(path, content): code} of the bundle's modules, compiled once for all runs."""
+        if bundle not in self._code:
+            found = self._code[bundle] = {}
+            for path in (bundle / "bench_utils.py", *sorted((bundle / "benchlib").glob("*.py"))):
+                try:
+                    content = path.read_bytes()
+                    found[str(path), content] = compile(content, str(path), "exec", dont_inherit=True)
+                except (OSError, SyntaxError, ValueError):
+                    continue  # importing it says so where a person sees it
+        return self._code[bundle]
 
     def verify(self, script, spec, origins=None, text=None):
         """Report of one script. text stands for the file's content where it is given."""
@@ -89,6 +104,8 @@ class Verifier:
         source = Source(script.resolve(), text, shown(script))
         if not source.check(report):
             return report, {}
+        # Before the fork, so that the runs share what it imports, torch above all.
+        importlib.import_module("roofbench.verify.run")
         job = self.job(source, spec, origins)
         names = list(job.snapshots)
         runs = [lambda folder, n=name: run_stack(job, n, folder) for name in names]

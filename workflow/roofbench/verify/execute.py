@@ -3,6 +3,7 @@
 Everything here happens in a forked process (see sandbox.py), once for each stack. What comes back is a Report.
 """
 
+import errno
 import functools
 import inspect
 import sys
@@ -20,9 +21,14 @@ REPLAYS = 10
 
 
 class Job:
-    """What a run is compared with. All plain data, so that it can be made before the fork."""
+    """What a run is compared with. All plain data, so that it can be made before the fork.
 
-    def __init__(self, source, spec, entry, contract, snapshots, roof, bundle, origins=None):
+    code: modules of the bundle that are compiled already. stop_early: the first finding ends the run.
+    """
+
+    def __init__(
+        self, source, spec, entry, contract, snapshots, roof, bundle, origins=None, code=None, stop_early=False
+    ):
         self.source = source
         self.spec = spec
         self.entry = entry.data
@@ -34,6 +40,8 @@ class Job:
         self.roof = roof
         self.bundle = bundle
         self.origins = origins or {}
+        self.code = code or {}
+        self.stop_early = stop_early
 
     def op(self, name, phase):
         return next((op for op in self.spec["ops"] if op["op"] == name and op["phase"] == phase), None)
@@ -68,6 +76,10 @@ def relative(path):
         return str(Path(path).resolve().relative_to(Path(__file__).resolve().parents[3]))
     except ValueError:
         return str(path)
+
+
+class Enough(BaseException):
+    """The first finding was made, and nobody asks for more. Nothing in a script or in the bundle catches it."""
 
 
 class Hook:
@@ -174,7 +186,10 @@ class Session:
         self.latency = {}
         self.compared = set()
         self.costs = {}
+        self.wrong_costs = set()
+        self.seal = None
         self.traffic = {}
+        self.parts = {}  # of the traffic: ({argument: bytes}, activated experts)
         self.flops = {}
         self.warm_up = 0
         self.methods = {}
@@ -194,13 +209,21 @@ class Session:
     def fail(self, check, line, subject, found, wanted, source="", key=None):
         place = line if hasattr(line, "path") else self.source.place(line)
         self.report.fail(check, place, subject, found, wanted, source, at=self.where(key))
+        if self.job.stop_early:
+            raise Enough
 
     def script_error(self, error, doing, check="output.run"):
         """An exception out of the script, once for each line and type."""
         line = self.source.line_of(error)
         text = f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]
         if isinstance(error, sandbox.Denied):
-            check, wanted = "output.isolation", "a benchmark that keeps to its output folder"
+            check, wanted = "output.isolation", "a benchmark that keeps to its process and its output folder"
+        elif isinstance(error, MemoryError) or "can't allocate memory" in text:
+            # The next points would only take as long again.
+            self.fail("output.memory", line, doing, text, f"at most {sandbox.MEMORY >> 30} GiB of memory")
+            raise Enough
+        elif getattr(error, "errno", None) == errno.EFBIG:
+            check, wanted = "output.files", f"files of at most {sandbox.FILE_SIZE >> 20} MiB"
         elif isinstance(error, ImportError):
             check, wanted = "imports.name", f"names that the stack {self.stack_name} has"
         else:
@@ -286,7 +309,7 @@ class Session:
         self.enter_point(key)
         try:
             x = function(op, point, *args, **kwargs)
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             self.script_error(error, "make_inputs raises", "shapes.build")
             raise
         if not isinstance(x, dict):
@@ -586,6 +609,7 @@ class Session:
             return
         self.flops.setdefault(self.point, flops)
         self.traffic.setdefault(self.point, sum(traffic.values()))
+        self.parts.setdefault(self.point, (traffic, env.get("active_experts")))
 
 
 class NullContext:
@@ -607,9 +631,29 @@ def run_stack(job, stack_name, folder):
     session.kernel_targets = {p["target"] for p in job.entry["providers"]}
     from roofbench.verify.run import run_script
 
-    run_script(session)
-    if sandbox.violations and not any(f.check == "output.isolation" for f in session.report.findings.values()):
-        for text in dict.fromkeys(sandbox.violations):
-            session.point = None
-            session.fail("output.isolation", None, "the script", text, "a benchmark that keeps to its output folder")
+    try:
+        run_script(session)
+    except Enough:
+        pass
+    except KeyboardInterrupt as error:
+        if session.report.ok:
+            session.script_error(error, "the script raises")
+    session.job.stop_early = False
+    broken = session.seal.broken() if session.seal else []
+    session.point = None
+    session.report.passed("output.isolation")
+    if broken:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        session.fail(
+            "output.isolation",
+            None,
+            "the script replaces functions that are not its own",
+            ", ".join(broken[:3]) + more,
+            "a benchmark that leaves bench_utils, benchlib and the verifier as they are",
+        )
+    known = {f.check for f in session.report.findings.values()}
+    for text in dict.fromkeys(sandbox.violations):
+        if known.isdisjoint({"output.isolation", "output.exit"} if "os._exit" in text else {"output.isolation"}):
+            wanted = "a benchmark that keeps to its process and its output folder"
+            session.fail("output.isolation", None, "the script", text, wanted)
     return {"report": session.report, "points": len(session.traffic)}

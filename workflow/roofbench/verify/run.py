@@ -3,9 +3,12 @@
 import contextlib
 import csv
 import dataclasses
+import importlib
+import importlib.machinery
 import inspect
 import io
 import json
+import math
 import os
 import re
 import sys
@@ -13,6 +16,7 @@ import types
 
 from roofbench.verify import metrics, sandbox
 from roofbench.verify.execute import REPLAYS, TIMED_CALLS, WARM_UP_CALLS, Hook, make_runtime
+from roofbench.verify.seal import Seal
 from roofbench.verify.shadow import Shadow
 from roofbench.verify.stack import PACKAGES
 
@@ -71,6 +75,14 @@ def prepare_imports(job):
         if name.split(".")[0] in ("bench_utils", "benchlib", "references"):
             del sys.modules[name]
     sys.path[:] = [str(job.bundle)] + [p for p in sys.path if p != str(job.bundle)]
+    loader = importlib.machinery.SourceFileLoader
+    real = loader.source_to_code
+
+    def source_to_code(self, data, path, **more):
+        return job.code.get((path, bytes(data))) or real(self, data, path, **more)
+
+    loader.source_to_code = source_to_code
+    os.fsync = lambda descriptor: None
 
 
 def patch_torch(session, torch):
@@ -107,6 +119,9 @@ def load(session):
     module.__file__ = source.path
     sys.modules[module.__name__] = module
     session.report.passed("imports.name")
+    with contextlib.suppress(Exception):  # the script's own import says what is wrong
+        importlib.import_module("bench_utils")
+    session.seal = Seal()
     try:
         exec(compile(source.text, source.path, "exec"), module.__dict__)
     except ImportError as error:
@@ -564,7 +579,8 @@ def check_figures(session, rows, points):
     dtype = job.spec["compute_dtype"]
     for check in ("metrics.flops", "metrics.bytes", "metrics.columns", "metrics.latency", "metrics.bound"):
         session.report.passed(check, len(rows))
-    for key, row in rows.items():
+    for key in worst_first(session, rows):
+        row = rows[key]
         op, point = points[key]
         if row["kernel"] != job.spec["kernel"]:
             session.fail(
@@ -584,8 +600,10 @@ def check_figures(session, rows, points):
         if key not in session.traffic:
             continue
         flops, nbytes, latency = session.flops[key], session.traffic[key], session.latency.get(key)
-        costs_agree = check_cost(session, key, flops, nbytes)
-        if latency is None or not costs_agree:
+        if not check_cost(session, key, flops, nbytes):
+            session.wrong_costs.add(key)
+            continue
+        if latency is None:
             continue
         want = job.roof.row(flops, nbytes, dtype, latency)
         places = {
@@ -623,14 +641,11 @@ def check_cost(session, key, flops, nbytes):
     """What cost() returned with inputs. True where it agrees."""
     source, job = session.source, session.job
     agrees = True
-    given = [cost for with_inputs, cost in session.costs.get(key, []) if with_inputs] or [
-        cost for _, cost in session.costs.get(key, [])
-    ]
-    for cost in given:
+    for cost in given_costs(session, key):
         if not metrics.close(cost.flops, flops):
             session.fail(
                 "metrics.flops",
-                source.of("cost"),
+                source.cost_place("flops"),
                 "FLOPs",
                 f"{cost.flops:.10g}",
                 f"{flops:.10g}{ratio(cost.flops, flops)}",
@@ -641,10 +656,10 @@ def check_cost(session, key, flops, nbytes):
         if not metrics.close(cost.bytes, nbytes):
             session.fail(
                 "metrics.bytes",
-                source.of("cost"),
+                source.cost_place("bytes"),
                 "bytes",
                 f"{cost.bytes:.12g}",
-                f"{nbytes:.12g}{ratio(cost.bytes, nbytes)}",
+                f"{nbytes:.12g}{ratio(cost.bytes, nbytes)}{parts_of(session, key)}",
                 f"the recorded tensors and {job.catalogue_path}, arguments (role, traffic)",
                 key,
             )
@@ -652,6 +667,44 @@ def check_cost(session, key, flops, nbytes):
         if not agrees:
             break
     return agrees
+
+
+def given_costs(session, key):
+    """Costs that the script computed with inputs, else those without."""
+    costs = session.costs.get(key, [])
+    return [cost for with_inputs, cost in costs if with_inputs] or [cost for _, cost in costs]
+
+
+def worst_first(session, keys):
+    """Points in the order of how far their costs are off, so that a message shows the error where it is largest."""
+
+    def distance(key):
+        if key not in session.traffic:
+            return 0.0
+        return max(
+            (off(cost, session.flops[key], session.traffic[key]) for cost in given_costs(session, key)), default=0.0
+        )
+
+    return sorted(keys, key=distance, reverse=True)
+
+
+def off(cost, flops, nbytes):
+    """How far FLOPs or bytes are off, as the logarithm of a factor."""
+    pairs = [(found, wanted) for found, wanted in ((cost.flops, flops), (cost.bytes, nbytes)) if found != wanted]
+    return max((abs(math.log(f / w)) if f > 0 and w > 0 else math.inf for f, w in pairs), default=0.0)
+
+
+def parts_of(session, key):
+    """What the bytes are made of, in words."""
+    traffic, experts = session.parts.get(key, ({}, None))
+    parts = sorted(((n, name) for name, n in traffic.items() if n), reverse=True)
+    text = " + ".join(f"{name} {n:.12g}" for n, name in parts[:5])
+    if len(parts) > 5:
+        text += f" + {len(parts) - 5} smaller ones"
+    op = session.job.op(key[0], key[1])
+    total = (op or {}).get("dims", {}).get("E")
+    activated = f"; {experts:.4g} of {total} experts are activated" if experts is not None and total else ""
+    return f": {text}{activated}" if text else ""
 
 
 def ratio(found, wanted):
@@ -761,8 +814,9 @@ def check_dry_cost(session, module):
     points, _ = spec_points(job.spec)
     ops = script_ops(module)
     counted = job.entry.get("active_experts") == "counted"
+    wrong = []
     for key, (spec_op, _) in points.items():
-        if key not in session.traffic or key[:2] not in ops:
+        if key not in session.traffic or key[:2] not in ops or key in session.wrong_costs:
             continue
         T = key[2] if spec_op["phase"] == "decode" else key[2] * key[3]
         session.report.passed("metrics.dry-run")
@@ -775,15 +829,18 @@ def check_dry_cost(session, module):
         # The expected number of experts is close to the counted one, and never far from it.
         tolerance = 0.5 if counted else metrics.RELATIVE
         if not metrics.close(cost.flops, flops) or not metrics.close(cost.bytes, nbytes, tolerance):
-            session.fail(
-                "metrics.dry-run",
-                session.source.of("cost"),
-                "FLOPs and bytes without inputs",
-                f"{cost.flops:.10g}, {cost.bytes:.10g}",
-                f"{flops:.10g}, {nbytes:.10g}",
-                job.contract_path,
-                key,
-            )
+            wrong.append((off(cost, flops, nbytes), key, cost, flops, nbytes))
+    about = "about " if counted else ""
+    for _, key, cost, flops, nbytes in sorted(wrong, key=lambda item: item[0], reverse=True):
+        session.fail(
+            "metrics.dry-run",
+            session.source.of("cost"),
+            "FLOPs and bytes without inputs",
+            f"{cost.flops:.10g} and {cost.bytes:.10g}",
+            f"{flops:.10g} and {about}{nbytes:.10g}{ratio(cost.bytes, nbytes)}",
+            f"{job.contract_path}, the recorded tensors and {job.catalogue_path}, arguments (role, traffic)",
+            key,
+        )
 
 
 def check_short_sweep(session, module, attempts):

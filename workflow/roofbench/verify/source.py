@@ -161,8 +161,21 @@ class Source:
                         return self._follow(function, keyword.value)
         return None
 
+    def cost_place(self, name):
+        """Where cost() says its `name`, flops or bytes, else where it is defined."""
+        function = self.functions.get("cost")
+        for node in ast.walk(function) if function else ():
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Cost":
+                for keyword in node.keywords:
+                    if keyword.arg == name:
+                        return self.place(keyword.value.lineno)
+        return self.of("cost")
+
     @staticmethod
     def _follow(function, value):
+        moved = isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr == "index"
+        if moved and value.args and isinstance(value.args[0], ast.Name):
+            value = value.args[0]
         if not isinstance(value, ast.Name):
             return value.lineno
         line = None

@@ -8,6 +8,11 @@ from . import resultset
 from .results import write_whole
 from .resultset import ALL_KERNELS, COLUMNS, ResultError
 
+FRAME_COLUMNS = (
+    *COLUMNS[:8], "L", "latency_ms", "flops", "bytes", "gflops", "bandwidth_gbs", "arith_intensity", "peak_pct",
+    "bound", "spread", "flags", "compute_dtype", "gpu", "schema_version",
+)  # fmt: skip
+
 
 def aggregate(results_dir, kernels, output=None):
     """Write ``all_kernels.csv`` from ``{kernel}.csv`` of each kernel, in the order given; returns its path.
@@ -66,7 +71,8 @@ def _cells(path, kernel):
 def sidecar_frame(results_dir, kernels=None):
     """Every measured point with the sidecar's fields as a pandas DataFrame; nested fields joined with dots.
 
-    Column ``schema_version`` is the sidecar's. Raises ResultError where pandas is missing.
+    ``FRAME_COLUMNS`` are always there and come first. Column ``schema_version`` is the sidecar's.
+    Raises ResultError where pandas is missing.
     """
     try:
         import pandas
@@ -76,7 +82,7 @@ def sidecar_frame(results_dir, kernels=None):
     records = []
     for row in results.measured:
         run = results.runs.get(row.kernel) or {}
-        record = {name: getattr(row, name) for name in (*COLUMNS[:8], "L", "latency_ms", "flops", "bytes")}
+        record = {name: getattr(row, name) for name in FRAME_COLUMNS[:12]}
         record |= {"gflops": row.gflops, "bandwidth_gbs": row.bandwidth_gbs, "arith_intensity": row.intensity}
         record |= {"peak_pct": row.peak_pct, "bound": row.bound, "spread": row.spread, "flags": ",".join(row.flags)}
         record |= {"compute_dtype": row.compute_dtype, "gpu": resultset.gpu_name(run)}
@@ -84,7 +90,12 @@ def sidecar_frame(results_dir, kernels=None):
         for name, value in flatten(row.extra).items():
             record.setdefault(name, value)
         records.append(record)
-    return pandas.DataFrame.from_records(records)
+    frame = pandas.DataFrame.from_records(records) if records else pandas.DataFrame(columns=FRAME_COLUMNS)
+    for name in frame.columns[frame.dtypes == object]:
+        kinds = {type(value) for value in frame[name].dropna()}
+        if len(kinds) > 1 and not kinds <= {int, float}:  # one type a column, for Parquet
+            frame[name] = frame[name].map(str, na_action="ignore")
+    return frame
 
 
 def flatten(record, prefix=""):

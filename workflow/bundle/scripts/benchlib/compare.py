@@ -86,8 +86,10 @@ def compare(baseline, current, points=(), baseline_roofs=None, current_roofs=Non
             result.joined_rows += len(rows)
         else:
             result.other_shape.append((left, other))
+    # What neither set measured is no difference between them.
+    neither = {row.row.key for row in conventions.normalise([row for row in baseline.rows if not row.measured])}
     for key, rows in new.items():
-        if key not in old:
+        if key not in old and (key not in neither or any(row.row.measured for row in rows)):
             result.only_current.append(_representative(rows).row)
     result.above_roof = [
         (name, *found)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import statistics
 from collections import Counter
 from pathlib import Path
@@ -17,6 +18,7 @@ CSV_COLUMNS = (
     "baseline_ms", "current_ms", "ratio", "noise", "verdict", "bound",
 )  # fmt: skip
 LISTED = 15
+LONG_MS = 0.005
 VERDICTS = ("slower", "faster", "same", "not measured")
 
 
@@ -73,11 +75,23 @@ def _headline(comparison, threshold):
     if comparison.compared:
         ratios = [pair.ratio for pair in comparison.compared]
         lines.append(f"Median ratio of latencies {statistics.median(ratios):.3f} (below 1 is faster).")
+        lines.append(_differences(comparison.compared))
         found = text.plural(len(regressions), "regression")
         lines.append(
             f"**{found} of more than {threshold:.0%}.**" if regressions else f"No regression above {threshold:.0%}."
         )
     return " ".join(lines)
+
+
+def _differences(pairs):
+    """How far apart the two sets are, whichever way; for two runs of the same thing, how repeatable they are."""
+    every = sorted(abs(pair.ratio - 1) for pair in pairs)
+    long = sorted(abs(pair.ratio - 1) for pair in pairs if min(_times(pair)) > LONG_MS)
+    words = f"Latencies differ by {statistics.median(every):.2%} in the median and by {every[-1]:.1%} at most"
+    if long:
+        nth = long[math.ceil(0.95 * len(long)) - 1]
+        words += f"; 95 % of the {len(long)} points slower than {text.latency(LONG_MS)} by no more than {nth:.2%}"
+    return words + "."
 
 
 def _bandwidths(comparison, roofs):
@@ -265,7 +279,8 @@ def plot(comparison, output_dir, names, threshold=THRESHOLD, roofs=(None, None),
         axis.grid(True, color="#e5e7eb", linewidth=0.7)
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
-    left.legend(loc="upper right", frameon=False)
+    for handle in left.legend(loc="upper right", frameon=False).legend_handles:
+        handle.set_color(COLOURS[""])
     output_dir = Path(output_dir)
     paths = [output_dir / f"{stem}.{suffix}" for suffix in FORMATS]
     for path in paths:

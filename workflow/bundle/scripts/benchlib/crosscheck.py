@@ -9,13 +9,14 @@ writes our latency, the other timers' and the ratios, as a Markdown table.
 
 import argparse
 import importlib
+import importlib.metadata
 import statistics
 import sys
+import warnings
 from pathlib import Path
 
-SCRIPTS = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
-    sys.path.insert(0, str(SCRIPTS))
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchlib import check, resolve, timing
 from benchlib.point import Context, measure_point, parse_point
@@ -35,13 +36,59 @@ POINTS = (
     "apply_shuffle_mul_sum:experts.combine,8,512",
     "mla_rope_quantize_fp8:attn_mqa.rope_quantize,128,1",
 )
-COLUMNS = ("ours", "graph", "events", "CUPTI")
+TIMERS = ("graph", "events", "CUPTI")
+CUPTI_MAJOR = 13
+
+
+class NoTimer(RuntimeError):
+    """A timer is not there; the message says why."""
 
 
 def ours(context, op, point):
     """Cold and warm latency in ms."""
     record = measure_point(context, op, point)
     return record["cold"]["median_ms"], record["warm"]["median_ms"]
+
+
+def cupti_missing():
+    """Why flashinfer.testing cannot time with CUPTI here, or None. It wants cupti-python 13 or newer."""
+    try:
+        version = importlib.metadata.version("cupti-python")
+    except importlib.metadata.PackageNotFoundError:
+        return "cupti-python is not installed"
+    if int(version.split(".")[0]) < CUPTI_MAJOR:
+        return f"cupti-python {version} is older than {CUPTI_MAJOR}"
+    return None
+
+
+def with_cupti(timer):
+    """``timer`` (bench_gpu_time_with_cupti), which raises NoTimer where it would measure with events instead."""
+
+    def measure(**options):
+        reason = cupti_missing()
+        if reason:
+            raise NoTimer(reason)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*[Ff]alling back")
+            try:
+                return timer(**options)
+            except UserWarning as warning:
+                raise NoTimer(f"CUPTI did not work: {str(warning).splitlines()[0][:80]}") from None
+
+    return measure
+
+
+def try_timers(timers, **options):
+    """{timer: median latency in ms, or the reason why there is none}."""
+    found = {}
+    for name, timer in timers.items():
+        try:
+            found[name] = statistics.median(timer(**options))
+        except NoTimer as error:
+            found[name] = str(error)
+        except Exception as error:  # what another library's timer cannot do is a finding, not a failure
+            found[name] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:80]}"
+    return found
 
 
 def theirs(context, op, point):
@@ -60,15 +107,9 @@ def theirs(context, op, point):
             num_iters_within_graph=max(10, rotations), **options
         ),
         "events": utils.bench_gpu_time_with_cuda_event,
-        "CUPTI": utils.bench_gpu_time_with_cupti,
+        "CUPTI": with_cupti(utils.bench_gpu_time_with_cupti),
     }
-    found = {}
-    for name, timer in timers.items():
-        try:
-            found[name] = statistics.median(timer(fn=call, input_kwargs={"x": x}, cold_l2_cache=True))
-        except Exception as error:  # what another library's timer cannot do is a finding, not a failure
-            found[name] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:80]}"
-    return found
+    return try_timers(timers, fn=call, input_kwargs={"x": x}, cold_l2_cache=True)
 
 
 def compare(text):
@@ -84,11 +125,11 @@ def compare(text):
 
 
 def table(rows):
-    """Markdown: latencies in µs, and each other timer's ratio to ours."""
-    lines = ["| point | ours, cold | ours, warm | graph | events | CUPTI |", "|---|---|---|---|---|---|"]
+    """Markdown: latencies in µs, and each other timer's ratio to ours; a reason where a timer gave none."""
+    lines = [f"| point | ours, cold | ours, warm | {' | '.join(TIMERS)} |", "|---" * (3 + len(TIMERS)) + "|"]
     for text, cold, warm, others in rows:
         cells = []
-        for name in COLUMNS[1:]:
+        for name in TIMERS:
             value = others[name]
             cells.append(value if isinstance(value, str) else f"{value * 1e3:.2f} ({value / cold:.2f})")
         lines.append(f"| {text} | {cold * 1e3:.2f} | {warm * 1e3:.2f} | {' | '.join(cells)} |")

@@ -38,11 +38,9 @@ def page_data(rows, roofs, title):
     ranges = _ranges(roofline, bandwidth, roofs)
     names = []
     for dtype in dtypes:
-        y = math.log10(roofs.compute[dtype])
-        name = {"x": ranges["x"][1], "y": y, "xanchor": "right", "yanchor": "bottom", "text": roof_names(roofs, dtype)}
-        names.append(name | {"xref": "x", "yref": "y"})
-    y = math.log10(roofs.bandwidth)
-    name = {"x": ranges["x2"][1], "y": y, "xanchor": "right", "yanchor": "bottom", "text": roof_names(roofs)}
+        y, below = _name_place(roofs, dtype, dtypes)
+        names.append(_name(roof_names(roofs, dtype), ranges["x"][1], y, below) | {"xref": "x", "yref": "y"})
+    name = _name(roof_names(roofs), ranges["x2"][1], roofs.bandwidth)
     names.append(name | {"xref": "x2", "yref": "y2"})
     return {
         "title": title,
@@ -54,6 +52,29 @@ def page_data(rows, roofs, title):
         "roofs": _roofs(roofs, dtypes, ranges),
         "ranges": ranges,
         "names": names,
+    }
+
+
+def _name_place(roofs, dtype, dtypes):
+    """(FLOP/s, below?): above the roof of a dtype, or below its roofs where another one runs through that place."""
+    own = [roofs.compute[dtype], roofs.measured_compute.get(dtype) or roofs.compute[dtype]]
+    others = [
+        peaks[d] for peaks in (roofs.compute, roofs.measured_compute) for d in dtypes if d != dtype and d in peaks
+    ]
+    crossed = any(max(own) < other < 1.8 * max(own) for other in others)
+    return (min(own), True) if crossed else (max(own), False)
+
+
+def _name(words, x, y, below=False):
+    """The name of a roof, at its right end; ``x`` is a power of ten."""
+    return {
+        "text": words,
+        "x": x,
+        "y": math.log10(y),
+        "xanchor": "right",
+        "yanchor": "top" if below else "bottom",
+        "yshift": -3 if below else 3,
+        "bgcolor": "rgba(255, 255, 255, 0.8)",
     }
 
 

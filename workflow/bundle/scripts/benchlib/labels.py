@@ -49,7 +49,8 @@ def place(wanted, area, obstacles=(), points=(), segments=()):
 
     ``wanted`` lists (width, height, [anchor, ...]) in pixels; a label may point to any of its anchors. No label leaves
     ``area`` or covers an obstacle or another label where any position allows that; covering ``points`` or lines
-    (``segments`` of ((x, y), (x, y))) and long leaders cost. Returns one Placement for each, in order.
+    (``segments`` of ((x, y), (x, y))), long leaders and leaders across points cost. Returns one Placement for each, in
+    order.
     """
     taken = list(obstacles)
     result = []
@@ -68,6 +69,7 @@ def place(wanted, area, obstacles=(), points=(), segments=()):
                 12 * sum(box.contains(x, y, 5) for x, y in points)
                 + 40 * sum(crosses_box(line, box) for line in segments)
                 + 80 * sum(crosses_box(line, box) for line in leaders)
+                + 12 * _passed(anchor, tip, points)
                 + 60 * sum(_cross(anchor, tip, *line) for line in leaders)
                 + 60 * sum(crosses_box((anchor, tip), other) for other in taken)
             )
@@ -81,6 +83,19 @@ def place(wanted, area, obstacles=(), points=(), segments=()):
         leaders.append((anchor, box.nearest(*anchor)))
         result.append(Placement(box, anchor, clean))
     return result
+
+
+def _passed(anchor, tip, points, near=6):
+    """How many points other than its own a leader touches."""
+    low_x, high_x = sorted((anchor[0], tip[0]))
+    low_y, high_y = sorted((anchor[1], tip[1]))
+    reach = Box(low_x, low_y, high_x, high_y)
+    return sum(
+        math.dist(anchor, point) > 2 * near
+        and crosses_box((anchor, tip), Box(point[0] - near, point[1] - near, point[0] + near, point[1] + near))
+        for point in points
+        if reach.contains(*point, near)
+    )
 
 
 def _candidates(width, height, anchors):

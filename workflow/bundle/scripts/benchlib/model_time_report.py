@@ -17,6 +17,10 @@ OP_COLUMNS = (
     "step", "B", "S", "L", "slot", "path", "kernel", "op", "count", "latency_ms", "total_ms", "share",
     "roofline_total_ms", "gain_ms",
 )  # fmt: skip
+HEADROOM_COLUMNS = (
+    "step", "B", "S", "L", "rank", "slot", "kernel", "op", "count", "total_ms", "gain_ms", "share", "speedup",
+    "efficiency",
+)  # fmt: skip
 SHOWN = 9
 PALETTE = (
     "#1f4e9c", "#e8731a", "#1e8a55", "#c9304a", "#8e5bb5", "#c79a00", "#3d9be0", "#8a5a3c", "#86a81c", "#d6609e",
@@ -25,17 +29,20 @@ PALETTE = (
 OTHER = "#c4c9d1"
 
 
-def write(steps, output_dir, title, outside=(), stem="model_time"):
-    """Write ``{stem}.md``, ``{stem}.csv``, ``{stem}_ops.csv`` and, where something is measured, the pictures."""
+def write(steps, output_dir, title, outside=(), reason="", stem="model_time"):
+    """Write ``{stem}.md``, ``{stem}.csv``, ``{stem}_ops.csv``, ``headroom.csv`` and the pictures; returns the paths.
+
+    All are written whatever there is: without a step, or a measurement, they say so. ``reason`` is why there is no
+    step.
+    """
     output_dir = Path(output_dir)
-    paths = [
-        write_whole(output_dir / f"{stem}.md", markdown(steps, title, outside)),
+    return [
+        write_whole(output_dir / f"{stem}.md", markdown(steps, title, outside, reason)),
         write_whole(output_dir / f"{stem}.csv", steps_csv(steps)),
         write_whole(output_dir / f"{stem}_ops.csv", ops_csv(steps)),
+        write_whole(output_dir / "headroom.csv", headroom_csv(steps)),
+        *plot(steps, output_dir, title, stem),
     ]
-    if any(step.measured for step in steps):
-        paths += plot(steps, output_dir, title, stem)
-    return paths
 
 
 def _csv(header, lines):
@@ -75,9 +82,25 @@ def ops_csv(steps):
     return _csv(OP_COLUMNS, lines)
 
 
-def markdown(steps, title, outside=()):
+def headroom_csv(steps):
+    """One line for each measured kernel and op of each step and point whose roof is known, the largest gain first."""
+    lines = [
+        [
+            step.step, step.B, step.S, step.L, rank, item.slot, item.kernel, item.op, item.count,
+            _cell(item.total_ms), _cell(item.gain_ms), _cell(item.share, 4), _cell(item.speedup, 4),
+            _cell(item.efficiency, 4),
+        ]
+        for step in steps
+        for rank, item in enumerate(headroom.rank(step), 1)
+    ]  # fmt: skip
+    return _csv(HEADROOM_COLUMNS, lines)
+
+
+def markdown(steps, title, outside=(), reason=""):
     """Steps, what is missing, and what to fix first, for people."""
     parts = [f"# {title}", _scope(outside)]
+    if not steps:
+        parts.append(f"**There is no step to add up**: {reason or 'no point of its phases is in the results'}.")
     names = list(dict.fromkeys(step.step for step in steps))
     for name in names:
         mine = [step for step in steps if step.step == name]
@@ -238,6 +261,8 @@ def plot(steps, output_dir, title, stem="model_time"):
     from matplotlib import pyplot
 
     panels = [(name, mine) for name in ("decode", "prefill") if (mine := _longest(steps, name))]
+    if not panels:
+        return _nothing(pyplot, title, [Path(output_dir) / f"{stem}.{suffix}" for suffix in FORMATS])
     figure, axes = pyplot.subplots(
         2, len(panels), figsize=(7.6 * len(panels) + 0.6, 9.6), dpi=DPI, squeeze=False, layout="constrained"
     )
@@ -257,7 +282,7 @@ def plot(steps, output_dir, title, stem="model_time"):
             top.text(number, 1.015, bound + text.latency(step.total_ms), ha="center", fontsize=9)
             low.text(number, sum(lost[name][number] for name in names) + 0.015, _speedup(step), ha="center", fontsize=9)
         complete = all(step.complete for step in mine)
-        ops = "" if complete else f"; {len(mine[0].measured)} of {len(mine[0].entries)} ops measured at B={mine[0].B}"
+        ops = "" if complete else f"; {_counts(mine)} of {len(mine[0].entries)} ops measured"
         top.set_title(f"{name.capitalize()}, {what}: where the time goes{ops}", loc="left", fontsize=11, weight="bold")
         low.set_title("What reaching the roof would gain, and how much faster", loc="left", fontsize=11, weight="bold")
         shown = [name for name in reversed(names) if any(times[name])]
@@ -271,6 +296,23 @@ def plot(steps, output_dir, title, stem="model_time"):
             fontsize=9,
         )
     paths = [Path(output_dir) / f"{stem}.{suffix}" for suffix in FORMATS]
+    for path in paths:
+        figure.savefig(path)
+    pyplot.close(figure)
+    return paths
+
+
+def _counts(steps):
+    """How many ops are measured: ``14``, or ``12 to 14`` where that depends on the point."""
+    counts = {len(step.measured) for step in steps}
+    return str(counts.pop()) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+
+
+def _nothing(pyplot, title, paths):
+    """Pictures that say that there is nothing to show."""
+    figure = pyplot.figure(figsize=(7.6, 2.2), dpi=DPI)
+    figure.text(0.03, 0.8, title, weight="bold", fontsize=15)
+    figure.text(0.03, 0.45, "No op of a decode or prefill step is measured.", fontsize=12)
     for path in paths:
         figure.savefig(path)
     pyplot.close(figure)

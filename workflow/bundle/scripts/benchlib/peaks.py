@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """What this GPU reaches itself: copy and read bandwidth, bf16 and fp8 matrix rates. Measured once, then read back.
 
+Each type of GPU among those that may be used is measured on its first free one.
+
 python peaks.py [--journal DIR] [--again]
 """
 
@@ -8,7 +10,9 @@ import argparse
 import contextlib
 import fcntl
 import json
+import os
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,7 +20,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchlib import results, timing
+from benchlib import gpus, results, timing
 
 SCHEMA_VERSION = 1
 MATRIX = 8192
@@ -148,13 +152,36 @@ def _fp4(device):
     return lambda: torch._scaled_mm(a, b.t(), scale_a=scale, scale_b=scale, out_dtype=torch.bfloat16)
 
 
+def _on_one_of(same, options):
+    """Exit status of this program on the first of some equal GPUs that is free."""
+    policy = os.environ.get("ROOFBENCH_BUSY") or "report"
+    command = [sys.executable, __file__, "--here", "--journal", options.journal, *["--again"] * options.again]
+    try:
+        with gpus.take_one(same, policy, say=lambda text: print(text, file=sys.stderr)) as lock:
+            visible = {"CUDA_VISIBLE_DEVICES": lock.gpu.uuid or str(lock.gpu.index)}
+            return subprocess.run(command, env={**os.environ, **visible}, check=False).returncode
+    except gpus.GpuBusy as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Measure what this GPU reaches: bandwidth and matrix rates.")
     parser.add_argument(
         "--journal", default=Path(__file__).resolve().parents[2] / "journal", help="where the file goes"
     )
     parser.add_argument("--again", action="store_true", help="measure even where a file has them")
+    parser.add_argument("--here", action="store_true", help="on the first visible GPU, whoever uses it")
     options = parser.parse_args(arguments)
+    types = {}
+    try:
+        for gpu in gpus.choose([] if options.here else gpus.visible(), os.environ.get("ROOFBENCH_GPUS")):
+            types.setdefault(gpu.name, []).append(gpu)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if types:
+        return max(_on_one_of(same, options) for same in types.values())
     from benchlib.runtime import get_runtime
 
     runtime = get_runtime()

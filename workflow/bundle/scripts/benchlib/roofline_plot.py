@@ -25,6 +25,8 @@ SUSPECT_COLOUR = "#dc0f0f"
 SIZE = (16.0, 10.2)
 DPI = 120
 FORMATS = ("png", "svg")
+# A white ground behind words. A white rim around the letters would make each word hundreds of paths in the SVG.
+GROUND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def _roofline_panels(figure, axes, points, roofs):
     top = max(roofs.compute[dtype] for dtype in dtypes) if dtypes else 1e15
     xs = [mark.x for mark in points] + [top / roofs.bandwidth]
     ys = [mark.y for mark in points]
-    low_x, high_x = min(xs) / 2.5, max(xs) * (20 if roofs.measured_compute else 6)
+    low_x, high_x = min(xs) / 8, max(xs) * (20 if roofs.measured_compute else 6)
     axes[0].set_xlim(low_x, high_x)
     axes[0].set_ylim(min([*ys, low_x * roofs.bandwidth]) / 2, top * 5)
     for axis, phase in zip(axes, MARKERS, strict=True):
@@ -221,13 +223,28 @@ def _draw_roofs(axis, roofs, dtypes):
         )
         segments.append(tuple(map(tuple, axis.transData.transform(line))))
     for dtype in dtypes:
-        name = roof_names(roofs, dtype)
-        artist = axis.text(
-            high_x, roofs.compute[dtype] * 1.08, name, ha="right", va="bottom", fontsize=9, color=ROOF_COLOUR, zorder=6
-        )
-        obstacles.append(_extent(axis, artist))
+        obstacles.append(_name_flat(axis, roofs, dtype, high_x, obstacles, segments))
     obstacles.append(_name_slope(axis, roofs, low_x, high_x))
     return obstacles, segments
+
+
+def _name_flat(axis, roofs, dtype, x, obstacles, segments):
+    """Name a compute roof above its line, or below its lines where another roof runs through that place."""
+    own = [roofs.compute[dtype], roofs.measured_compute.get(dtype) or roofs.compute[dtype]]
+    places = [(max(own) * 1.08, "bottom"), (min(own) / 1.2, "top")]
+    artist = axis.text(
+        x, places[0][0], roof_names(roofs, dtype), ha="right", va="bottom", fontsize=9, color=ROOF_COLOUR, zorder=2.5
+    )
+    found = []
+    for y, side in places:
+        artist.set(y=y, verticalalignment=side)
+        box = _extent(axis, artist)
+        crossed = sum(labels.crosses_box(line, box) for line in segments) + sum(box.overlaps(o) for o in obstacles)
+        found.append((crossed, len(found), box))
+    _, chosen, box = min(found, key=lambda item: item[:2])
+    y, side = places[chosen]
+    artist.set(y=y, verticalalignment=side)
+    return box
 
 
 def _name_slope(axis, roofs, low_x, high_x):
@@ -245,16 +262,14 @@ def _name_slope(axis, roofs, low_x, high_x):
         va="bottom",
         fontsize=9,
         color=ROOF_COLOUR,
-        zorder=6,
+        zorder=2.5,
     )
     return _extent(axis, artist)
 
 
 def _extent(axis, artist):
-    """The rectangle of a roof's name, which gets a white rim so that lines behind it do not strike it out."""
-    from matplotlib import patheffects
-
-    artist.set_path_effects([patheffects.withStroke(linewidth=2.6, foreground="white")])
+    """The rectangle of a roof's name, which gets a white ground so that lines behind it do not strike it out."""
+    artist.set_bbox(GROUND)
     box = artist.get_window_extent(axis.figure.canvas.get_renderer())
     return labels.Box(box.x0, box.y0, box.x1, box.y1)
 
@@ -314,8 +329,6 @@ def _colour(row):
 
 def _draw_labels(figure, axis, points, obstacles, segments):
     """One label for each kernel in the panel, near one of its points."""
-    from matplotlib import patheffects
-
     renderer = figure.canvas.get_renderer()
     groups = {}
     for mark in points:
@@ -327,7 +340,7 @@ def _draw_labels(figure, axis, points, obstacles, segments):
         artist = axis.text(
             0, 0, kernel, fontsize=8.6, color=_darker(_colour(groups[kernel][0].row)), zorder=9, transform=None
         )
-        artist.set_path_effects([patheffects.withStroke(linewidth=2.6, foreground="white")])
+        artist.set_bbox(GROUND)
         size = artist.get_window_extent(renderer)
         anchors = [pixels[id(mark)] for mark in _spread(sorted(groups[kernel], key=lambda mark: (mark.x, mark.y)))]
         artists.append(artist)
@@ -379,7 +392,7 @@ def _bandwidth_panel(figure, axis, points, roofs):
             segments.append(tuple(map(tuple, axis.transData.transform([(low, value), (high, value)]))))
     name = roof_names(roofs)
     artist = axis.text(
-        high, roofs.bandwidth * 1.1, name, ha="right", va="bottom", fontsize=9, color=ROOF_COLOUR, zorder=6
+        high, roofs.bandwidth * 1.1, name, ha="right", va="bottom", fontsize=9, color=ROOF_COLOUR, zorder=2.5
     )
     obstacles = [_extent(axis, artist)]
     axis.set_ylabel("bytes/s")

@@ -65,12 +65,19 @@ _MODULES = {
 def driver_version():
     """Version of NVIDIA's kernel driver, or None."""
     try:
-        text = Path("/proc/driver/nvidia/version").read_text()
+        found = parse_driver(Path("/proc/driver/nvidia/version").read_text())
     except OSError:
+        found = None
+    if found is None:
         from benchlib import nvml
 
         return nvml.driver_version()
-    found = re.search(r"(?:Kernel Module|Module)\D*?(\d+\.\d+(?:\.\d+)?)", text)
+    return found
+
+
+def parse_driver(text):
+    """The version in the driver's own words: "NVIDIA UNIX Open Kernel Module for x86_64  580.159.04 ..."."""
+    found = re.search(r"Kernel Module\b.*?\s(\d+\.\d+(?:\.\d+)?)(?=\s|$)", text)
     return found.group(1) if found else None
 
 

@@ -1,5 +1,6 @@
 """``benchmark_summary.md``: what was measured, how good it is, and what is missing, in two minutes of reading."""
 
+import re
 import statistics
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,10 @@ from .results import write_whole
 
 STATUSES = ("ok", "partial", "unavailable", "incorrect", "failed", "timeout")
 LISTED = 8
+# Facts that each kernel's sidecar has, and that say nothing of the whole.
+OF_ONE_KERNEL = ("command", "journal key")
+_DIMENSION = re.compile(r"(\w+) = (-?\d+)")
+_LIMIT = re.compile(r"(?:(?P<where>\w+ = -?\d+(?:, \w+ = -?\d+)*): )?(?P<why>.*)", re.DOTALL)
 
 
 def write_summary(results_dir, kernels, output=None, launch_floor_ms=None):
@@ -215,15 +220,47 @@ def _not_measured(status, skipped):
             lines.append(f"- `{kernel}`: {count}: {_short(state['reason']) or state['status']}")
         elif missing is None:
             lines.append(f"- `{kernel}`: {state['reason'] or state['status']}")
+        else:
+            lines.append(f"- `{kernel}`: all points that it can run are measured")
         for reason, places in _reasons(points, state):
             some = ", ".join(places[:3]) + (", …" if len(places) > 3 else "")
             lines.append(f"  - {text.plural(len(places), 'point')}: {_short(reason)} ({some})")
+        for why, count, where in _limits(points):
+            lines.append(f"  - {text.plural(count, 'point')} not applicable: {_short(why)} ({where})")
     return "## Not measured\n\n" + ("\n".join(lines) if lines else "Every point of every kernel was measured.")
+
+
+def _limits(points):
+    """(reason, number of points, where) of what the kernel cannot run, one for each reason.
+
+    Such a reason reads "T = 32: at most 16 tokens"; points that differ in the numbers alone are one line.
+    """
+    groups = {}
+    for point in points:
+        if point.get("status") == "not_applicable":
+            found = re.fullmatch(_LIMIT, point.get("reason") or "not applicable")
+            groups.setdefault(found["why"], []).append((found["where"], point))
+    return [(why, len(places), _range(places)) for why, places in groups.items()]
+
+
+def _range(places):
+    """``T = 32 to 4096``; the points themselves where their reasons give no dimensions."""
+    values = {}
+    for where, _ in places:
+        for name, value in _DIMENSION.findall(where or ""):
+            values.setdefault(name, set()).add(int(value))
+    if values:
+        spans = [(name, min(found), max(found)) for name, found in values.items()]
+        return ", ".join(f"{name} = {low}" if low == high else f"{name} = {low} to {high}" for name, low, high in spans)
+    some = [_place(resultset.row_from_record(point, {"kernel": ""})) for _, point in places[:3]]
+    return ", ".join(some) + (", …" if len(places) > 3 else "")
 
 
 def _reasons(points, state):
     groups = {}
     for point in points:
+        if point.get("status") == "not_applicable":
+            continue
         reason = point.get("reason") or point.get("status")
         if reason and reason != state["reason"]:
             row = resultset.row_from_record(point, {"kernel": ""})
@@ -249,8 +286,12 @@ def _provenance(results, floor):
     if floor:
         rows.append(["launch floor", text.latency(floor)])
     for name, values in facts.items():
+        if name in OF_ONE_KERNEL:
+            continue
         if len(values) == 1:
             rows.append([name, next(iter(values))])
+        elif name == "date":
+            rows.append([name, f"{min(values)} to {max(values)}"])
         else:
             rows.append(
                 [

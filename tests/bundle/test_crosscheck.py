@@ -1,0 +1,59 @@
+"""The comparison with other timers: what stands in the table where a timer is not there."""
+
+import importlib.metadata
+import warnings
+
+import pytest
+
+from benchlib import crosscheck
+
+
+def version_of(monkeypatch, version):
+    def answer(package):
+        assert package == "cupti-python"
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(package)
+        return version
+
+    monkeypatch.setattr(importlib.metadata, "version", answer)
+
+
+def falls_back(**options):
+    """What flashinfer's timer does where CUPTI cannot be imported."""
+    warnings.warn("CUPTI is broken. Falling back to CUDA events for benchmarking.", UserWarning, stacklevel=2)
+    return [4.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        (None, "cupti-python is not installed"),
+        ("12.8.1", "cupti-python 12.8.1 is older than 13"),
+        ("13.0.2", "CUPTI did not work: CUPTI is broken. Falling back to CUDA events for benchmarking."),
+    ],
+)
+def test_events_are_never_called_cupti(monkeypatch, version, reason):
+    version_of(monkeypatch, version)
+    assert crosscheck.try_timers({"CUPTI": crosscheck.with_cupti(falls_back)}, fn=None) == {"CUPTI": reason}
+
+
+def test_cupti_is_timed_where_it_is_there(monkeypatch):
+    version_of(monkeypatch, "13.1.0")
+    timer = crosscheck.with_cupti(lambda **options: [0.003, 0.001, 0.002])
+    assert crosscheck.try_timers({"CUPTI": timer}, fn=None) == {"CUPTI": 0.002}
+
+
+def test_a_timer_that_fails_leaves_its_reason():
+    def broken(**options):
+        raise MemoryError("no room\nfor it")
+
+    timers = {"graph": broken, "events": lambda **options: [0.5]}
+    assert crosscheck.try_timers(timers, fn=None) == {"graph": "MemoryError: no room", "events": 0.5}
+
+
+def test_the_table_has_ratios_and_reasons():
+    others = {"graph": 0.0105, "events": 0.015, "CUPTI": "cupti-python is not installed"}
+    head, rule, row = crosscheck.table([("bmm_fp8:q,1,1", 0.010, 0.008, others)]).splitlines()
+    assert head.count("|") == rule.count("|") == row.count("|") == 7
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == ["bmm_fp8:q,1,1", "10.00", "8.00", "10.50 (1.05)", "15.00 (1.50)", "cupti-python is not installed"]

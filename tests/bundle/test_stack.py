@@ -1,0 +1,32 @@
+"""What is on record of the software that a benchmark ran with."""
+
+import sys
+import types
+
+import pytest
+
+from benchlib import stack
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build\nGCC version: 12\n",
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04  Wed Jul  1 00:00:00 UTC 2026\n",
+        "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  580.159.04  Release Build\n",
+    ],
+)
+def test_driver_version_is_read_whatever_stands_before_it(text):
+    assert stack.parse_driver(text) == "580.159.04"
+
+
+def test_no_driver_version_where_there_is_none():
+    assert stack.parse_driver("GCC version: 12.2.0\n") is None
+
+
+def test_a_package_without_metadata_tells_its_own_version(monkeypatch):
+    module = types.ModuleType("unpacked_package")
+    module.__version__ = "1.2.3"
+    monkeypatch.setitem(sys.modules, "unpacked_package", module)
+    assert stack.distribution_of("unpacked_package.inner") == ("unpacked_package", "1.2.3")
+    assert stack.distribution_of("never_imported_package") == (None, None)
