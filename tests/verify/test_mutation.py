@@ -26,13 +26,13 @@ def test_there_are_enough_kinds_of_errors_and_edits():
 
 
 def test_a_sample_of_errors_is_found(generated):
-    text, survivors, every, dead = kill(generated, lambda scripts: harness.tasks_of(scripts, limit=1), SAMPLE)
-    assert every > 60
+    text, survivors, every, dead = kill(generated, harness.one_of_each_kind, SAMPLE)
+    assert every > 45
     assert dead >= 0.99 * every, text
 
 
 def test_a_sample_of_harmless_edits_passes(generated):
-    assert_harmless(generated, ["cutlass_mla_decode"])
+    assert_harmless(generated, ["dsv3_fused_a_gemm"])
 
 
 @pytest.mark.slow

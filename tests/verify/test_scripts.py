@@ -1,5 +1,6 @@
 """The verifier on generated scripts: good ones pass, and failures say what a person needs to know."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -191,20 +192,23 @@ def test_the_command_line_writes_no_stamp_for_a_bad_script(generated, tmp_path):
     assert "mine.py" in done.stderr and "metrics.bytes" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_the_command_line_finds_the_spec_by_the_kernels_name(generated, tmp_path):
+def test_the_command_line_finds_the_spec_by_the_kernels_name(generated, tmp_path, capsys):
+    command = importlib.import_module("verify")
     own = tmp_path / "my_gemm.py"
     own.write_text((generated.scripts / "bench_dsv3_fused_a_gemm.py").read_text())
-    done = run_cli("--specs", generated.specs, own)
-    assert done.returncode == 0, done.stderr
-    missing = run_cli("--specs", generated.specs, tmp_path / "nothing.py")
-    assert missing.returncode == 1 and "nothing.py" in missing.stderr and "Traceback" not in missing.stderr
+    assert command.main(["--specs", str(generated.specs), str(own)]) == 0, capsys.readouterr().err
+    assert command.main(["--specs", str(generated.specs), str(tmp_path / "nothing.py")]) == 1
+    said = capsys.readouterr().err
+    assert "nothing.py" in said and "Traceback" not in said
 
 
 def test_the_bundle_is_verified(generated, tmp_path):
-    from roofbench.verify.bundle import check_bundle, kernels_of
+    from roofbench.verify.bundle import ORCHESTRATOR, check_bundle, kernels_of, lists
+    from roofbench.verify.findings import Report
 
     kernels = kernels_of(generated.manifest)
     report = check_bundle(generated.bundle, kernels)
     assert report.ok, report.text()
-    report = check_bundle(generated.bundle, [*kernels, "another_kernel"])
+    report = Report()
+    lists(report, generated.bundle / ORCHESTRATOR, [*kernels, "another_kernel"])
     assert checks(report) == {"output.list"}

@@ -191,6 +191,15 @@ def chosen_paths(wildcards):
     return []
 
 
+def before_comparison():
+    """Refuse to begin where there is nothing to compare."""
+    if "compare" in {job.rule.name for job in workflow.dag.needrun_jobs()}:
+        try:
+            state.comparable(settings["baseline"], RESULTS)
+        except UserError as error:
+            raise WorkflowError(str(error))
+
+
 def run_inputs(wildcards):
     """The stamp, for the job that runs the benchmark. Asks for another try where that could change the outcome."""
     sidecar, attempt = (pattern.format(kernel=wildcards.kernel) for pattern in (SIDECAR, ATTEMPT))

@@ -2,15 +2,6 @@
 CAPTIONS = "../report"
 
 
-def before_comparison():
-    """Refuse to begin where there is nothing to compare."""
-    if "compare" in {job.rule.name for job in workflow.dag.needrun_jobs()}:
-        try:
-            state.comparable(settings["baseline"], RESULTS)
-        except UserError as error:
-            raise WorkflowError(str(error))
-
-
 localrules:
     aggregate,
     plot,

@@ -4,7 +4,7 @@ import re
 
 # (kernel pattern, kind pattern, label pattern, reason)
 DECODE_ONLY = ".*decode.*|dsv3_.*|bmm_fp8|mla_rope_quantize_fp8"
-PREFILL_ONLY = "concat_mla_mha_k|trtllm_ragged_attention_deepseek"
+PREFILL_ONLY = "concat_mla_k|trtllm_ragged_attention_deepseek"
 
 KNOWN = (
     (DECODE_ONLY, "wrong-columns", "^M is B$", "decode only: T = B"),
@@ -45,6 +45,36 @@ KNOWN = (
         "missing-argument|workspace-size-wrong",
         "^(without num_kv_splits|num_kv_splits left out)$",
         "one split is the default in both stacks",
+    ),
+    (
+        "mla_rope_quantize_fp8",
+        "missing-argument",
+        "^without quant_scale_(q|kv)$",
+        "a scale of 1 is the default in both stacks",
+    ),
+    (
+        "trtllm_batch_decode.*",
+        "missing-argument",
+        "^without (backend|bmm2_scale)$",
+        "the default is the same: a scale of 1, and a backend that is chosen by itself on these devices",
+    ),
+    (
+        "trtllm_fp4_block_scale_moe",
+        "missing-argument",
+        "^without (activation_type|do_finalize)$",
+        "the default is the same in both stacks: SwiGLU, finalised",
+    ),
+    (
+        "trtllm_fp4_block_scale_moe",
+        "swapped-arguments",
+        "^values of top_k and n_group$",
+        "both are 8 in this model",
+    ),
+    (
+        "trtllm_ragged_attention_deepseek",
+        "swapped-dimensions",
+        r"^dimensions 1 and 2 of rng\.\w+\(\(T, op\.Nh, op\.Dv\)",
+        "both are 128 in this model",
     ),
     (
         "apply_shuffle_mul_sum",

@@ -77,9 +77,21 @@ def tasks_of(scripts, limit=None):
                 yield index, kind, label, text, None
 
 
+def one_of_each_kind(scripts):
+    """Tasks for run(): one mutant of each kind, of the first script that has one."""
+    for kind in mutations.KINDS:
+        for index, script in enumerate(scripts):
+            found = next(mutations.mutants(script, kind), None)
+            if found:
+                yield index, *found, None
+                break
+
+
 def shared_tasks(scripts, bundle, folder, kernel="cutlass_scaled_fp4_mm"):
     """Tasks for errors in the shared code, each in a copy of the bundle, on a kernel with both phases and bounds."""
-    index = next((i for i, s in enumerate(scripts) if s.kernel == kernel), 0)
+    index = next((i for i, s in enumerate(scripts) if s.kernel == kernel), None)
+    if index is None:
+        return
     for number, (kind, file, old, new) in enumerate(mutations.SHARED):
         copy = Path(folder) / f"bundle{number}"
         shutil.copytree(bundle, copy, ignore=shutil.ignore_patterns("__pycache__", "bench_*.py"))

@@ -109,9 +109,11 @@ def kind(function):
     return function
 
 
-def mutants(script):
-    """(kind, what was done, new text) of every mutant of a script that differs from it as source."""
+def mutants(script, only=None):
+    """(kind, what was done, new text) of every mutant, or of those of one kind, that differs from the script."""
     for name, function in KINDS.items():
+        if only not in (None, name):
+            continue
         seen = set()
         for label, text in function(script):
             if text is None or text in seen or _same(text, script):

@@ -50,7 +50,8 @@ def steps_or_reason(path, ops, problems, values=None):
     own = Problems()
     found = resolve_steps(path, ops, own, values)
     problems.add(own, lambda problem: problem.code != "steps" or problem.severity == WARNING and problem.hint)
-    reasons = [problem.message for problem in own.errors if problem.code == "steps"]
+    # Without the path: the same content in another file is the same steps.
+    reasons = [problem.message.replace(f" {ops.path}", "") for problem in own.errors if problem.code == "steps"]
     if reasons or found is None:
         return {"schema_version": 1, "layers": None, "outside": [], "steps": [], "reason": "; ".join(reasons)}
     return found

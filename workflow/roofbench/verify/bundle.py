@@ -70,7 +70,7 @@ def check_bundle(folder, kernels):
             _has_flags(report, folder / name, flags)
     if not report.ok:
         return report
-    _lists(report, folder / ORCHESTRATOR, kernels)
+    lists(report, folder / ORCHESTRATOR, kernels)
     with tempfile.TemporaryDirectory(prefix="roofbench-") as temporary:
         _runs(report, folder / ORCHESTRATOR, kernels, Path(temporary) / "run")
         _draws(report, folder / PLOTTER, kernels, Path(temporary) / "plot")
@@ -130,7 +130,7 @@ def _has_flags(report, path, flags):
         report.fail("output.cli", Place(shown(path)), "--help", found, f"the options {', '.join(flags)}")
 
 
-def _lists(report, path, kernels):
+def lists(report, path, kernels):
     with tempfile.TemporaryDirectory(prefix="roofbench-") as folder:
         status, text = run_program(path, ["--list"], Path(folder))
     report.passed("output.list", len(kernels))

@@ -12,6 +12,8 @@ COLUMNS = (
 
 # How far a figure may be off beyond what the decimals of its column allow.
 RELATIVE = 1e-6
+# The same for FLOPs and bytes, which are whole numbers or nearly so.
+EXACT = 1e-9
 
 
 class Roof:

@@ -642,7 +642,7 @@ def check_cost(session, key, flops, nbytes):
     source, job = session.source, session.job
     agrees = True
     for cost in given_costs(session, key):
-        if not metrics.close(cost.flops, flops):
+        if not metrics.close(cost.flops, flops, metrics.EXACT):
             session.fail(
                 "metrics.flops",
                 source.cost_place("flops"),
@@ -653,7 +653,7 @@ def check_cost(session, key, flops, nbytes):
                 key,
             )
             agrees = False
-        if not metrics.close(cost.bytes, nbytes):
+        if not metrics.close(cost.bytes, nbytes, metrics.EXACT):
             session.fail(
                 "metrics.bytes",
                 source.cost_place("bytes"),
@@ -827,8 +827,9 @@ def check_dry_cost(session, module):
             return
         flops, nbytes = session.flops[key], session.traffic[key]
         # The expected number of experts is close to the counted one, and never far from it.
-        tolerance = 0.5 if counted else metrics.RELATIVE
-        if not metrics.close(cost.flops, flops) or not metrics.close(cost.bytes, nbytes, tolerance):
+        tolerance = 0.5 if counted else metrics.EXACT
+        agree = metrics.close(cost.flops, flops, metrics.EXACT) and metrics.close(cost.bytes, nbytes, tolerance)
+        if not agree:
             wrong.append((off(cost, flops, nbytes), key, cost, flops, nbytes))
     about = "about " if counted else ""
     for _, key, cost, flops, nbytes in sorted(wrong, key=lambda item: item[0], reverse=True):

@@ -91,7 +91,7 @@ def sidecar_frame(results_dir, kernels=None):
             record.setdefault(name, value)
         records.append(record)
     frame = pandas.DataFrame.from_records(records) if records else pandas.DataFrame(columns=FRAME_COLUMNS)
-    for name in frame.columns[frame.dtypes == object]:
+    for name in [name for name in frame.columns if frame[name].dtype.kind == "O"]:
         kinds = {type(value) for value in frame[name].dropna()}
         if len(kinds) > 1 and not kinds <= {int, float}:  # one type a column, for Parquet
             frame[name] = frame[name].map(str, na_action="ignore")
