@@ -118,6 +118,9 @@ def test_choosing_among_visible_ones():
         gpus.choose(GPUS, "3")
     with pytest.raises(ValueError, match="no GPU is visible"):
         gpus.choose([], "0")
+    for visible in (GPUS, []):
+        with pytest.raises(ValueError, match=r"'foo' is not a GPU number \(expected e.g. 0,2\)"):
+            gpus.choose(visible, "0,foo" if visible else "foo")
 
 
 def test_readings_are_absent_with_a_reason_where_there_is_no_driver():

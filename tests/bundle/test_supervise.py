@@ -206,3 +206,6 @@ def test_all_kernels(script, tmp_path, monkeypatch):
     assert "unavailable" in (bundle / "results" / "benchmark_summary.md").read_text()
     wrong = run("--kernels", "toyy")
     assert wrong.returncode == 2 and "did you mean toy" in wrong.stderr
+    for arguments in (("--kernels", "toyy"), ("--gpus", "foo"), ("--gpus", "99")):
+        wrong = run(*arguments)
+        assert wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1, wrong.stderr

@@ -34,7 +34,13 @@ def test_a_wrong_script_is_named_with_its_line_and_the_way_out(project):
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [("kernels=rmsnrom", "Did you mean rmsnorm?"), ("seq_lens=abc", "seq_lens"), ("kernel=rmsnorm", "Did you mean")],
+    [
+        ("kernels=rmsnrom", "Did you mean rmsnorm?"),
+        ("seq_lens=abc", "seq_lens"),
+        ("kernel=rmsnorm", "Did you mean"),
+        ("ops_file=results/nosuch.md", "does not exist"),
+        ("hardware=H2000", "Did you mean H200?"),
+    ],
 )
 def test_a_wrong_setting_is_one_clear_message(project, setting, message):
     output = project.run("verify", "--config", setting, status=1).output

@@ -37,6 +37,7 @@ def pretend(project, kernel, status):
 
 def test_nothing_changed(project):
     assert project.run("all").jobs == {}
+    assert "Nothing to be done" in project.run("-n", "all").output
 
 
 def test_retry(project):

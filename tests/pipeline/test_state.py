@@ -109,3 +109,32 @@ def test_prune_takes_out_what_the_ops_file_no_longer_has(tmp_path):
     assert left == set(files) - gone | aside | {"manifest.json"}
     assert "bench_edited.py" in said
     assert state.prune(tmp_path / "manifest.json", tmp_path) == [line for line in said.splitlines() if "kept" in line]
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "hardware.json"
+    path.write_text(json.dumps({"devices": [{"name": "GB200"}, {"name": "H200"}]}))
+    return path
+
+
+def test_settings_that_name_what_is_there_pass(tmp_path, table):
+    ops_file = tmp_path / "model.md"
+    ops_file.write_text("")
+    for hardware in ("auto", "H200", "h200"):
+        state.check_files({"ops_file": str(ops_file), "hardware": hardware}, table)
+
+
+def test_an_ops_file_that_is_not_there_is_refused_with_the_nearest_name(tmp_path, table):
+    (tmp_path / "model.md").write_text("")
+    with pytest.raises(UserError, match=r"does not exist.*model\.md"):
+        state.check_files({"ops_file": str(tmp_path / "modle.md"), "hardware": "auto"}, table)
+    with pytest.raises(UserError, match="is no file"):
+        state.check_files({"ops_file": str(tmp_path), "hardware": "auto"}, table)
+
+
+def test_unknown_hardware_is_refused_with_the_names_there_are(tmp_path, table):
+    ops_file = tmp_path / "model.md"
+    ops_file.write_text("")
+    with pytest.raises(UserError, match="expected one of auto, GB200, H200.*Did you mean H200"):
+        state.check_files({"ops_file": str(ops_file), "hardware": "H2000"}, table)

@@ -176,6 +176,7 @@ def test_a_slower_gpu_is_no_regression_unless_strict(two_sets, tmp_path):
 
 def test_what_cannot_be_compared_is_an_error(two_sets, tmp_path, capsys):
     assert run(two_sets, "nothing", "new") == 2
+    assert "nothing: there is no such file or directory" in capsys.readouterr().err
     (tmp_path / "a.csv").write_text("kernel,time\n")
     assert run(two_sets, str(tmp_path / "a.csv"), "new") == 2
     assert "a.csv:1: found the header kernel,time" in capsys.readouterr().err

@@ -202,8 +202,11 @@ def main(arguments=None):
     try:
         chosen = choose(kernels(), options.kernels)
         hardware.for_listing(options.hardware)
+        if not options.list:
+            gpus.choose(gpus.visible(), options.gpus)
     except (ValueError, hardware.HardwareError) as error:
-        parser.error(str(error))
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     if options.list:
         show(chosen)
         return 0

@@ -25,6 +25,20 @@ def read_manifest(path):
     return {entry["kernel"]: entry for entry in json.loads(Path(path).read_text())["kernels"]}
 
 
+def check_files(settings, hardware_table):
+    """Raise UserError where a setting names an ops file that is not there, or a device that the table does not have."""
+    ops_file = Path(settings["ops_file"])
+    if not ops_file.is_file():
+        found = "is no file" if ops_file.exists() else "does not exist"
+        beside = [str(path) for path in sorted(ops_file.parent.glob("*.md"))] if ops_file.parent.is_dir() else []
+        raise UserError(f"{ops_file}: the ops file {found}. {did_you_mean(str(ops_file), beside)}".rstrip())
+    names = ["auto", *(device["name"] for device in json.loads(Path(hardware_table).read_text())["devices"])]
+    wanted = settings["hardware"]
+    if wanted.lower() not in [name.lower() for name in names]:
+        known = f"found {wanted!r}, expected one of {', '.join(names)}."
+        raise UserError(f"hardware: {known} {did_you_mean(wanted, names)}".rstrip())
+
+
 def is_newer(path, other):
     """Whether a file exists and is not older than another one."""
     try:

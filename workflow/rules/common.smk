@@ -33,6 +33,7 @@ WORKFLOW_ENV = "../../envs/workflow.yaml"
 
 try:
     settings = project.resolve(config)
+    state.check_files(settings, HARDWARE)
     if state.is_newer(MANIFEST, settings["ops_file"]):  # else the kernels are known only after the parse
         state.select_from(MANIFEST, settings)
         state.check_paths(MODEL_STEPS, settings["paths"])
@@ -216,7 +217,10 @@ def run_inputs(wildcards):
 def environment():
     """What the outcome of a run depends on beside its files, taken once. Left in a file for the jobs."""
     outcome = {key: settings[key] for key in ("hardware", "timing")}
-    return state.environment(ENVIRONMENT, workflow.executor_plugin.name, outcome, workflow.is_main_process)
+    executor = workflow.executor_plugin.name
+    dry = executor == "dryrun"  # it foretells what a local run would do, and leaves no trace
+    write = workflow.is_main_process and not dry
+    return state.environment(ENVIRONMENT, "local" if dry else executor, outcome, write)
 
 
 def not_verified():

@@ -83,6 +83,14 @@ def whole(expression, env):
     return grammar.whole(grammar.evaluate(expression, env), str(expression))
 
 
+def is_operand(item, value):
+    """Whether a tensor holds data that the kernel computes with: no index, no scale, no vector."""
+    if item.get("role") not in ("in", "inout") or item.get("traffic") == "0" or "scale" in item["name"]:
+        return False
+    packed = value.dtype.itemsize == 1 and not value.dtype.is_signed
+    return len(item["shape"]) > 1 and value.numel() > 1 and (value.dtype.is_floating_point or packed)
+
+
 class Layout:
     """The catalogue's arguments and returns of one kernel on one stack, ready to be compared with calls."""
 
@@ -199,6 +207,16 @@ class Layout:
                 "filled before the call",
                 self.key(index, item, "role"),
             )
+        elif is_operand(item, value):
+            constant = shadow.constant_of(value)
+            if constant is not None:
+                yield Mismatch(
+                    "shapes.random",
+                    item["name"],
+                    "all zeros" if constant == 0 else f"{constant:g} everywhere",
+                    "random values: constant operands flatter power and clocks, and make the output check trivial",
+                    self.key(index, item, "role"),
+                )
         if item.get("role") == "index" and (shadow.value_of(value) is None or not shadow.is_written(value)):
             yield Mismatch(
                 "shapes.value",

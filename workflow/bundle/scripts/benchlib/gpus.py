@@ -82,7 +82,9 @@ def choose(gpus, wanted):
         return gpus
     chosen = []
     for entry in (entry.strip() for entry in str(wanted).split(",")):
-        if entry.isdigit() and int(entry) < len(gpus):
+        if not entry.isdecimal() and not entry.startswith("GPU-"):
+            raise ValueError(f"{entry!r} is not a GPU number (expected e.g. 0,2)")
+        if entry.isdecimal() and int(entry) < len(gpus):
             gpu = gpus[int(entry)]
         else:
             gpu = next((gpu for gpu in gpus if entry.startswith("GPU-") and gpu.uuid.startswith(entry)), None)
