@@ -517,9 +517,7 @@ class Session:
         self.report.passed(
             "shapes.uninitialised", sum(i.get("role") in expected.READ_ROLES for _, i in self.layout.arguments)
         )
-        self.report.passed(
-            "shapes.random", sum(i.get("role") in ("in", "inout") for _, i in self.layout.tensors())
-        )
+        self.report.passed("shapes.random", sum(i.get("role") in ("in", "inout") for _, i in self.layout.tensors()))
         self.report.passed("kernel-call.scalar", len(self.layout.arguments) - tensors)
         self.report.passed("kernel-call.missing", len(self.layout.arguments))
         self.report.passed("kernel-call.extra")
