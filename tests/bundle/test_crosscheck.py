@@ -43,6 +43,23 @@ def test_cupti_is_timed_where_it_is_there(monkeypatch):
     assert crosscheck.try_timers({"CUPTI": timer}, fn=None) == {"CUPTI": 0.002}
 
 
+def test_rotated_calls_take_one_set_after_the_other_without_a_flush():
+    def timer(fn, cold_l2_cache):
+        assert not cold_l2_cache
+        for _ in range(5):
+            fn()
+        return [0.25]
+
+    seen = []
+    assert crosscheck.rotated(timer, seen.append, ["a", "b"], True)(fn=None, cold_l2_cache=True) == [0.25]
+    assert seen == ["a", "b", "a", "b", "a"]
+
+
+def test_sets_that_leave_the_cache_warm_are_not_timed():
+    timer = crosscheck.rotated(lambda **options: [1.0], print, ["a"], False)
+    assert crosscheck.try_timers({"rotated": timer}, fn=None) == {"rotated": "the sets do not fill the cache"}
+
+
 def test_a_timer_that_fails_leaves_its_reason():
     def broken(**options):
         raise MemoryError("no room\nfor it")
@@ -52,8 +69,9 @@ def test_a_timer_that_fails_leaves_its_reason():
 
 
 def test_the_table_has_ratios_and_reasons():
-    others = {"graph": 0.0105, "events": 0.015, "CUPTI": "cupti-python is not installed"}
+    missing = "cupti-python is not installed"
+    others = {"graph": 0.0105, "events": 0.015, "CUPTI, flushed": missing, "CUPTI, rotated": 0.009}
     head, rule, row = crosscheck.table([("bmm_fp8:q,1,1", 0.010, 0.008, others)]).splitlines()
-    assert head.count("|") == rule.count("|") == row.count("|") == 7
+    assert head.count("|") == rule.count("|") == row.count("|") == 8
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells == ["bmm_fp8:q,1,1", "10.00", "8.00", "10.50 (1.05)", "15.00 (1.50)", "cupti-python is not installed"]
+    assert cells == ["bmm_fp8:q,1,1", "10.00", "8.00", "10.50 (1.05)", "15.00 (1.50)", missing, "9.00 (0.90)"]

@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
 """Compare our cold latency with other timers: flashinfer.testing over CUDA graphs, over events, and over CUPTI.
 
-Needs a GPU, the benchmark scripts beside this folder, and flashinfer-python. For each point named, prints and
-writes our latency, the other timers' and the ratios, as a Markdown table.
+CUPTI reads the time stamps of single kernels, twice: over our own rotated input sets, and after flashinfer's flush of
+the cache, which writes zeros and leaves the cache full of lines that the kernel has to write back.
+
+Needs a GPU, the benchmark scripts beside this folder, and flashinfer-python; for CUPTI also cupti-python 13. For each
+point named, prints and writes our latency, the other timers' and the ratios, as a Markdown table.
 
     python crosscheck.py --output timers.md rmsnorm:input_layernorm,8,2048 moe_fused_gate:topk,1,1
 """
@@ -10,6 +13,7 @@ writes our latency, the other timers' and the ratios, as a Markdown table.
 import argparse
 import importlib
 import importlib.metadata
+import itertools
 import statistics
 import sys
 import warnings
@@ -18,10 +22,9 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchlib import check, resolve, timing
+from benchlib import check, resolve, sets, timing
 from benchlib.point import Context, measure_point, parse_point
 from benchlib.runtime import get_runtime
-from benchlib.sets import tensors
 
 # Seven kernels of seven categories, small and large, each over 5 µs where the kernel allows it.
 POINTS = (
@@ -36,7 +39,7 @@ POINTS = (
     "apply_shuffle_mul_sum:experts.combine,8,512",
     "mla_rope_quantize_fp8:attn_mqa.rope_quantize,128,1",
 )
-TIMERS = ("graph", "events", "CUPTI")
+TIMERS = ("graph", "events", "CUPTI, flushed", "CUPTI, rotated")
 CUPTI_MAJOR = 13
 
 
@@ -91,6 +94,34 @@ def try_timers(timers, **options):
     return found
 
 
+def rotated(timer, call, inputs, complete):
+    """``timer`` over calls with one input set after the other, without a flush.
+
+    complete    whether the sets alone empty the cache
+    """
+
+    def measure(**options):
+        if not complete:
+            raise NoTimer("the sets do not fill the cache")
+        turns = itertools.cycle(inputs)
+        return timer(fn=lambda: call(next(turns)), cold_l2_cache=False)
+
+    return measure
+
+
+def our_sets(context, op, point, first):
+    """(the input sets that our own timing rotates through, whether they fill the cache without an extra reader)."""
+    benchmark, runtime = context.benchmark, context.runtime
+    touched = benchmark.cost(op, point, first).bytes
+    l2_bytes = runtime.properties().l2_bytes
+    count, evicted = sets.wanted(touched, l2_bytes, sets.allocated_bytes(first), runtime.free_memory())
+
+    def draw(i):
+        return benchmark.make_inputs(op, point, runtime.device, i)
+
+    return sets.more_sets(first, count, draw), not evicted
+
+
 def theirs(context, op, point):
     """{timer: cold latency in ms, or the reason why there is none} of flashinfer.testing."""
     from flashinfer.testing import utils
@@ -101,13 +132,15 @@ def theirs(context, op, point):
         context.benchmark.call_kernel(context.kernel, x)
 
     timing.warm_up(context.runtime, call, [x])
-    rotations = utils.calculate_rotation_count(list(tensors(x)))
+    rotations = utils.calculate_rotation_count(list(sets.tensors(x)))
+    cupti = with_cupti(utils.bench_gpu_time_with_cupti)
     timers = {
         "graph": lambda **options: utils.bench_gpu_time_with_cudagraph(
             num_iters_within_graph=max(10, rotations), **options
         ),
         "events": utils.bench_gpu_time_with_cuda_event,
-        "CUPTI": with_cupti(utils.bench_gpu_time_with_cupti),
+        "CUPTI, flushed": cupti,
+        "CUPTI, rotated": rotated(cupti, call, *our_sets(context, op, point, x)),
     }
     return try_timers(timers, fn=call, input_kwargs={"x": x}, cold_l2_cache=True)
 
