@@ -2,13 +2,14 @@
 
 # ruff: noqa: E501 - one bad file a line
 
+import re
 import subprocess
 import sys
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from opsfile_helpers import ROOT, SMALL, line_of, lookalike, parse
+from opsfile_helpers import OWN, ROOT, SMALL, line_of, lookalike, parse
 
 from roofbench.errors import Problems
 from roofbench.opsfile import read_ops_file
@@ -182,6 +183,27 @@ def test_all_problems_come_out_at_once_in_order():
     assert {"contradiction", "undefined-symbol", "unknown-kernel"} == {p.code for p in problems.errors}
     assert [p.line for p in problems.errors] == sorted(p.line for p in problems.errors)
     assert problems.report().splitlines()[-1].startswith(f"{len(problems.errors)} errors")
+
+
+def test_one_cause_is_one_message():
+    """However many rows suffer from it: what was told at its definition or heading is not told again."""
+    own = OWN.read_text()
+    uses = re.findall(r"^\|.*\bH\b.*\|$", own, re.MULTILINE)
+    for change, message in [
+        (("| 7168 | H |", "| 7168x | H |"), "the value of H is not a number"),
+        (("| 7168 | H |", "| 7168 | Hh |"), "uses H, which is not defined (also in lines"),
+        (("| 7168 | H |", "| 0 | H |"), "H is 0, not a size (also in lines"),
+        (("| Dq = Dn + Dr |", "| Dq = Dn + Drr |"), "Dq = Dn + Drr uses Drr, which is not defined"),
+        (("| 128 | Dn |", "| 128 | Dn = Dq - Dr |"), "goes round in a circle: Dn → Dq → Dn"),
+        (("## Model Configuration", "## Parameters"), "the section 'Model Configuration' is missing"),
+        (("## Kernel Summary", "## Kernels"), "the section 'Kernel Summary' is missing"),
+    ]:
+        assert change[0] in own
+        _, problems = parse(own.replace(*change))
+        (error,) = problems.errors
+        assert message in error.message, error
+        assert len(problems.warnings) <= 1
+    assert len(uses) > 30
 
 
 def test_what_is_only_odd_is_a_warning():

@@ -2,7 +2,7 @@
 
 import difflib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ERROR = "error"
 WARNING = "warning"
@@ -34,16 +34,21 @@ class Problem:
 
 
 class Problems:
-    """Collects every problem of a run. Equal ones are kept once; they come out by file and line."""
+    """Collects every problem of a run. Equal ones are kept once; they come out by file and line.
+
+    Problems of one file and code with the same `cause` are one: the first of the most severe is told, with the lines
+    of the others.
+    """
 
     def __init__(self):
         self._found = {}
+        self._causes = {}
 
-    def error(self, file, line, code, message, hint=""):
-        self._add(Problem(str(file), line or 0, ERROR, code, message, hint))
+    def error(self, file, line, code, message, hint="", cause=None):
+        self._add(Problem(str(file), line or 0, ERROR, code, message, hint), cause)
 
-    def warning(self, file, line, code, message, hint=""):
-        self._add(Problem(str(file), line or 0, WARNING, code, message, hint))
+    def warning(self, file, line, code, message, hint="", cause=None):
+        self._add(Problem(str(file), line or 0, WARNING, code, message, hint), cause)
 
     def add(self, others, wanted=lambda problem: True):
         """Take over those of other problems that are `wanted`."""
@@ -51,14 +56,18 @@ class Problems:
             if wanted(problem):
                 self._add(problem)
 
-    def _add(self, problem):
-        self._found.setdefault(problem)
+    def _add(self, problem, cause=None):
+        if cause is None:
+            self._found.setdefault(problem)
+        else:
+            self._causes.setdefault((problem.file, problem.code, cause), []).append(problem)
 
     def __iter__(self):
-        return iter(sorted(self._found, key=lambda p: (p.file, p.line, p.severity, p.code, p.message)))
+        found = [*self._found, *map(_as_one, self._causes.values())]
+        return iter(sorted(found, key=lambda p: (p.file, p.line, p.severity, p.code, p.message)))
 
     def __len__(self):
-        return len(self._found)
+        return len(self._found) + len(self._causes)
 
     @property
     def errors(self):
@@ -77,13 +86,30 @@ class Problems:
                 lines.append(f"… and {len(found) - limit} more {found[0].severity}s")
         if lines:
             counts = [(len(self.errors), "error"), (len(self.warnings), "warning")]
-            lines.append(", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in counts if n))
+            lines.append(", ".join(plural(n, word) for n, word in counts if n))
         return "\n".join(lines)
 
     def raise_errors(self):
         """Raise UserError if there is any error."""
         if self.errors:
             raise UserError("\n".join(str(p) for p in self.errors), self.errors)
+
+
+def _as_one(problems, shown=5):
+    """Problems with one cause as a single one."""
+    first, *others = sorted(problems, key=lambda p: (p.severity, p.line, p.message))
+    lines = sorted({p.line for p in others} - {first.line, 0})
+    if not lines:
+        return first
+    more = f" and {len(lines) - shown} more" if len(lines) > shown + 1 else ""
+    listed = ", ".join(map(str, lines[:shown] if more else lines))
+    where = f"line {listed}" if len(lines) == 1 else f"lines {listed}{more}"
+    return replace(first, message=f"{first.message} (also in {where})")
+
+
+def plural(count, word):
+    """`1 error`, `2 errors`."""
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def nearest(word, known, cutoff=0.6):

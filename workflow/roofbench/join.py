@@ -18,7 +18,7 @@ from .documents import validate_data
 from .errors import UserError, did_you_mean, nearest
 from .grammar import GrammarError
 from .opsfile import CellError, OpsFile, Shapes, parse_shapes
-from .opsfile.model import PREFILL, check_shapes, symbolic_side
+from .opsfile.model import PREFILL, SWEEP_SYMBOLS, check_shapes, symbolic_side, undefined_hint
 
 SCHEMA_VERSION = 1
 ADD_A_KERNEL = "To add it, see 'Add a kernel' in CONTRIBUTING.md."
@@ -101,11 +101,11 @@ class _Join:
         self.uses = {}
         self.reported = set()
 
-    def error(self, line, code, message, hint=""):
-        self.problems.error(self.ops.path, line, code, message, hint)
+    def error(self, line, code, message, hint="", cause=None):
+        self.problems.error(self.ops.path, line, code, message, hint, cause)
 
-    def warning(self, line, code, message, hint=""):
-        self.problems.warning(self.ops.path, line, code, message, hint)
+    def warning(self, line, code, message, hint="", cause=None):
+        self.problems.warning(self.ops.path, line, code, message, hint, cause)
 
     def run(self):
         self.written = self.ops.values(self.problems)
@@ -114,7 +114,7 @@ class _Join:
         self.resolve_summary()
         for row in self.ops.rows:
             self.read_row(row)
-        for summary in self.ops.summary:
+        for summary in () if self.ops.incomplete else self.ops.summary:
             if summary.kernel in self.entries:
                 self.declared(summary)
                 self.compare_with_summary(summary)
@@ -183,22 +183,24 @@ class _Join:
         text = term.text
         if text in self.listed:
             return text if text in self.entries else None
+        if not self.listed:  # that is a problem by itself
+            return None
         entry = self.catalogue.get(text)
         if entry and entry.name in self.owners:
             return self.owners[entry.name]
         if entry and not any(self.catalogue.get(name) is entry for name in self.listed):
             message = f"{row.op.raw}: the kernel summary does not list {text}; it is not benchmarked"
-            self.warning(row.line, "unlisted-kernel", message)
+            self.warning(row.line, "unlisted-kernel", message, cause=text)
         elif not entry and term.marked:
             near = did_you_mean(text, [*self.listed, *self.catalogue.names()])
             message = f"{row.op.raw}: the kernel summary does not list {text}"
             hint = near or "Add it to the summary, or write it without backticks."
-            self.error(row.line, "unlisted-kernel", message, hint)
+            self.error(row.line, "unlisted-kernel", message, hint, cause=text)
         elif not entry:
             near = nearest(text, [*self.listed, *self.catalogue.names()], cutoff=0.85)
             if near:
                 message = f"{row.op.raw}: there is no kernel {text}"
-                self.error(row.line, "unlisted-kernel", message, f"Did you mean {near}?")
+                self.error(row.line, "unlisted-kernel", message, f"Did you mean {near}?", cause=text)
         return None
 
     def label(self, row, entry):
@@ -274,26 +276,36 @@ class _Join:
         names = ", ".join(part["op"] for part in parts)
         self.warning(row.line, "sum", f"{row.op.raw}: {kernel} in this sum is {names} ({entry.path}: {key})")
         for index, part in enumerate(parts):
-            shapes = self.catalogue_shapes(entry, part, ("ops", "composites", label, index))
+            shapes = self.catalogue_shapes(entry, part, ("ops", "composites", label, index), row.line)
             if shapes:
                 where = {"section": row.section, "row": row.op.raw, "key": f"{key}[{index}]"}
                 self.add(kernel, row, term, part["op"], *shapes, {"kind": "composite", **where}, False)
 
-    def catalogue_shapes(self, entry, part, keys):
-        """Inputs and outputs of an op that the catalogue gives, or None with the problem recorded."""
+    def defined(self, names, line, user, where):
+        """Whether all of these names have a value; those that the ops file lacks are told once for all users."""
+        missing = [name for name in names if name not in self.symbols and name not in ("T", *SWEEP_SYMBOLS)]
+        for name in missing:
+            if name not in self.ops.symbols and not self.ops.is_unread(name):
+                message, hint = f"{user} {name} {where}, which is not defined", undefined_hint(name, self.ops)
+                self.error(line, "undefined-symbol", message, hint, cause=name)
+        return not missing
+
+    def catalogue_shapes(self, entry, part, keys, line):
+        """Inputs and outputs of an op that the catalogue gives, or None with the problem recorded.
+
+        `line` is that of the ops file for which they are read.
+        """
         shapes = []
         for side in ("inputs", "outputs"):
+            place = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in (*keys, side))[1:]
+            where = f"{entry.path}:{entry.line(*keys, side)}"
             try:
                 cell = parse_shapes(part[side])
-                unknown = [name for name in cell.names() if name not in (*self.symbols, "B", "S")]
-                if unknown:
-                    near = did_you_mean(unknown[0], self.ops.symbols)
-                    raise CellError(f"the ops file {self.ops.path} has no symbol {unknown[0]}. {near}".strip())
-                shapes.append(cell)
             except CellError as error:
-                line = entry.line(*keys, side)
-                place = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in (*keys, side))[1:]
-                self.problems.error(entry.path, line, "catalogue", f"{place}: {error}")
+                self.problems.error(entry.path, entry.line(*keys, side), "catalogue", f"{place}: {error}")
+                continue
+            if self.defined(cell.names(), line, f"{entry.name} needs", f"({where}: {place})"):
+                shapes.append(cell)
         return shapes if len(shapes) == 2 else None
 
     def declared(self, summary):
@@ -312,7 +324,7 @@ class _Join:
             phases = " and ".join(declared["phases"])
             message = f"no op table names {kernel}: {declared['op']} ({phases}) comes from {entry.path}: {key}"
             self.warning(summary.line, "declared", message)
-            shapes = self.catalogue_shapes(entry, declared, ("ops", "declares", index))
+            shapes = self.catalogue_shapes(entry, declared, ("ops", "declares", index), summary.line)
             for phase in declared["phases"] if shapes else ():
                 origin = {"kind": "catalogue", "key": key}
                 self.uses[kernel].append(Use(declared["op"], phase, *shapes, origin, 0))
@@ -348,6 +360,10 @@ class _Join:
         except UserError as error:
             line = self.config.line("options", entry.name)
             self.problems.error(self.config.path, line, "option", f"options: {error}")
+            return None
+        texts = entry["shapes"].get("symbols", {}).values()
+        needed = dict.fromkeys(name for text in texts for name in grammar.free_names(text))
+        if not self.defined(needed, summary.line, f"{kernel} needs", f"({entry.path}: shapes.symbols)"):
             return None
         ops, failed = {}, kernel in self.reported
         for use in self.uses[kernel]:
@@ -479,8 +495,7 @@ class _Join:
             try:
                 bound[name] = grammar.whole(grammar.evaluate(text, env), text)
             except GrammarError as error:
-                near = did_you_mean(str(text), self.ops.symbols)
-                raise _Conflict(f"{name} = {text} ({entry.path}: shapes.symbols): {error}. {near}".strip()) from None
+                raise _Conflict(f"{name} = {text} ({entry.path}: shapes.symbols): {error}") from None
         pending = []
         inputs = use.inputs.tensors
         outputs = inputs if use.outputs.same else use.outputs.tensors

@@ -18,6 +18,8 @@ SWEEP_SYMBOLS = ("B", "S")
 _OP_COLUMNS = {"op": "Op", "input": "Input Shape", "output": "Output Shape", "kernel": "Kernel"}
 _SUMMARY_COLUMNS = {"kernel": "Kernel", "source": "Source", "op": "Ops Using It"}
 _CONFIG_COLUMNS = {"parameter": "Parameter", "value": "Value", "symbol": "Symbol"}
+_STRUCTURE = ("missing-section", "missing-table", "missing-phase", "missing-column", "double-column", "no-phase",
+              "broken-table", "broken-row")  # fmt: skip
 MAX_ROWS = 5000
 MAX_SYMBOLS = 500
 _SAMPLES = ({"B": 3, "S": 5}, {"B": 7, "S": 11})
@@ -65,10 +67,23 @@ class SummaryRow:
 
 @dataclass
 class OpsFile:
+    """What the tables say.
+
+    `unread` are symbols whose definition is a problem of its own; None where the whole model configuration is: what
+    uses them is not told again. `incomplete`: a section, table or row could not be read, so what seems to be missing
+    may stand there.
+    """
+
     path: str
     symbols: dict = field(default_factory=dict)
     rows: list = field(default_factory=list)
     summary: list = field(default_factory=list)
+    unread: set | None = field(default_factory=set)
+    incomplete: bool = False
+
+    def is_unread(self, name):
+        """Whether a symbol has no value because of a problem that was told at its definition."""
+        return self.unread is None or name in self.unread
 
     def values(self, problems, overrides=None):
         """Values of all symbols, some overridden. What cannot be computed is a problem and left out."""
@@ -82,13 +97,40 @@ class OpsFile:
                     self._evaluate(symbol, values, problems, bool(overrides))
                     del pending[name]
                     progress = True
-        for name, symbol in pending.items():
-            missing = [used for used in grammar.free_names(symbol.expr) if used not in values]
-            unknown = [used for used in missing if used not in self.symbols]
-            hint = did_you_mean(unknown[0], self.symbols) if unknown else "Their definitions go round in a circle."
-            what = f"{name} = {symbol.expr} uses {' and '.join(unknown or missing)}, which has no value"
-            problems.error(self.path, symbol.line, "undefined-symbol", what, hint)
+        self._without_value(pending, values, problems)
         return values
+
+    def _without_value(self, pending, values, problems):
+        """Tell why symbols have no value: once for each name that is not there and for each circle."""
+        missing = {
+            name: [used for used in grammar.free_names(symbol.expr) if used not in values]
+            for name, symbol in pending.items()
+        }
+        told = {name for name in self.symbols if name not in values and name not in pending}
+        for name, used in missing.items():
+            unknown = [other for other in used if other not in self.symbols]
+            if not unknown:
+                continue
+            told.add(name)
+            if not any(map(self.is_unread, unknown)):
+                symbol = self.symbols[name]
+                message = f"{name} = {symbol.expr} uses {' and '.join(unknown)}, which is not defined"
+                hint = undefined_hint(unknown[0], self)
+                problems.error(self.path, symbol.line, "undefined-symbol", message, hint, cause=unknown[0])
+        while waiting := [name for name in missing if name not in told]:
+            consequence = [name for name in waiting if told.intersection(missing[name])]
+            if consequence:
+                told.update(consequence)
+                continue
+            circle = [waiting[0]]
+            while (following := missing[circle[-1]][0]) not in circle:
+                circle.append(following)
+            circle = circle[circle.index(following) :]
+            line = min(self.symbols[name].line for name in circle)
+            path = " → ".join([*circle, circle[0]])
+            message = f"the definition of {circle[0]} goes round in a circle: {path}"
+            problems.error(self.path, line, "undefined-symbol", message, "One of them has to be a number.")
+            told.update(circle)
 
     def _evaluate(self, symbol, values, problems, overridden):
         try:
@@ -153,8 +195,9 @@ class _Reader:
         self.ops = OpsFile(path)
         self.seen = set()
 
-    def error(self, line, code, message, hint=""):
-        self.problems.error(self.path, line, code, message, hint)
+    def error(self, line, code, message, hint="", cause=None):
+        self.ops.incomplete |= code in _STRUCTURE
+        self.problems.error(self.path, line, code, message, hint, cause)
 
     def warning(self, line, code, message, hint=""):
         self.problems.warning(self.path, line, code, message, hint)
@@ -173,6 +216,8 @@ class _Reader:
                 break
             self.table(table)
         self.missing()
+        if not self.ops.symbols and not self.ops.unread:
+            self.ops.unread = None
         return self.ops
 
     def table(self, table):
@@ -186,7 +231,8 @@ class _Reader:
         elif is_ops and not _phases(kind):
             where = f"under {table.headings[-1].text!r}" if table.headings else "before the first heading"
             hint = "A heading above it has to say prefill, decode, backends or speculative."
-            self.error(table.line, "no-phase", f"the phase of this op table is unknown: it stands {where}", hint)
+            message = f"the phase of this op table is unknown: it stands {where}"
+            self.error(table.line, "no-phase", message, hint, cause="no-phase")
         elif is_ops:
             self.rows(table, titles, _OP_COLUMNS, lambda row, get: self.op_row(table, _phases(kind), row, get), kind)
         elif kind is not None:
@@ -237,6 +283,8 @@ class _Reader:
             raise CellError(f"{name[:40]!r} is not a symbol: letters, digits and _ only, - for none")
         if name in SWEEP_SYMBOLS:
             raise CellError(f"{name} is the sweep's (B requests, S sequence length) and cannot be a model parameter")
+        if name not in self.ops.symbols:
+            self.ops.unread.add(name)  # until it is read
         value = cells.parse_value(value_text)
         if equals:
             try:
@@ -262,6 +310,7 @@ class _Reader:
             self.warning(row.line, "double-symbol", f"{name} is also defined in line {known.line}")
             return
         self.ops.symbols[name] = Symbol(name, expr, row.line, value if equals else None)
+        self.ops.unread.discard(name)
 
     def summary_row(self, row, get):
         terms = [term for alternative in cells.parse_kernels(get("kernel")) for term in alternative]
@@ -344,18 +393,22 @@ def check_shapes(row, ops, values, problems, severe):
     known = {**values, **dict.fromkeys(SWEEP_SYMBOLS, 1)}
     for title, shapes in (("input", row.inputs), ("output", row.outputs)):
         for name in shapes.names():
-            if name not in known and name not in ops.symbols:
-                hint = did_you_mean(name, [*ops.symbols, *SWEEP_SYMBOLS], "Add it to the model configuration.")
+            if name in known:
+                continue
+            good = False
+            if name not in ops.symbols and not ops.is_unread(name):
                 message = f"{row.op.raw}: the {title} shape {shapes.text} uses {name}, which is not defined"
-                note(ops.path, row.line, "undefined-symbol", message, hint)
-                good = False
-            elif name not in known:
-                good = False
+                note(ops.path, row.line, "undefined-symbol", message, undefined_hint(name, ops), cause=name)
         if not good:
             continue
         for tensor in shapes.tensors:
             good &= _check_tensor(row, ops, values, note, title, tensor)
     return good
+
+
+def undefined_hint(name, ops):
+    """How to put right a symbol that is not defined."""
+    return did_you_mean(name, [*ops.symbols, *SWEEP_SYMBOLS], "Add it to the model configuration.")
 
 
 def _check_tensor(row, ops, values, note, title, tensor):
@@ -368,7 +421,7 @@ def _check_tensor(row, ops, values, note, title, tensor):
                     if grammar.whole(number, dim) < 1:
                         raise GrammarError(f"{dim} is {number}, not a size")
         except GrammarError as error:
-            note(ops.path, row.line, "shape", f"{row.op.raw}: {title} shape: {error}")
+            note(ops.path, row.line, "shape", f"{row.op.raw}: {title} shape: {error}", cause=str(error))
             return False
         for side, numbers in zip(tensor.sides[1:], sides[1:], strict=True):
             for left, right, a, b in zip(tensor.sides[0], side, sides[0], numbers, strict=True):
@@ -377,7 +430,7 @@ def _check_tensor(row, ops, values, note, title, tensor):
                     at = f" at B={sample['B']}, S={sample['S']}" if swept else ""
                     message = f"{row.op.raw}: {title} shape: {left} is {a}{at}, but the other side says {right}"
                     message += "" if str(b) == right else f" = {b}"
-                    note(ops.path, row.line, "contradiction", message)
+                    note(ops.path, row.line, "contradiction", message, cause=(left, a, right, b))
                     return False
     return True
 
