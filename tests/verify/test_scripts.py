@@ -149,7 +149,7 @@ def test_a_script_that_misbehaves_is_stopped(verify, change, check):
         "import os\ntry:\n    os._exit(0)\nexcept SystemExit:\n    pass",
         "try:\n    open('/tmp/roofbench-not-here', 'w')\nexcept OSError:\n    pass",
         "import benchlib.timing\nbenchlib.timing.warm_up = print",
-        "import sys\nsys.modules['roofbench.verify.execute'].Session.fail = print",
+        "import sys\nsys.modules['roofbench.verify.session'].Session.fail = print",
     ],
 )
 def test_what_a_script_hides_is_found(verify, change):

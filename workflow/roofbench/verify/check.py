@@ -9,8 +9,8 @@ from pathlib import Path
 from roofbench.catalogue import load_entry
 from roofbench.errors import UserError, did_you_mean
 from roofbench.verify import sandbox
-from roofbench.verify.execute import Job, run_stack
 from roofbench.verify.findings import FAMILIES, Report
+from roofbench.verify.job import Job
 from roofbench.verify.metrics import Roof
 from roofbench.verify.source import Source
 
@@ -105,7 +105,7 @@ class Verifier:
         if not source.check(report):
             return report, {}
         # Before the fork, so that the runs share what it imports, torch above all.
-        importlib.import_module("roofbench.verify.run")
+        run_stack = importlib.import_module("roofbench.verify.run").run_stack
         job = self.job(source, spec, origins)
         names = list(job.snapshots)
         runs = [lambda folder, n=name: run_stack(job, n, folder) for name in names]

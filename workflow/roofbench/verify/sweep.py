@@ -1,0 +1,248 @@
+"""The sweep: run it under the recording mode, and compare the points that it asks for with those of the spec."""
+
+import dataclasses
+import inspect
+import sys
+
+from roofbench.verify.declared import script_ops
+from roofbench.verify.job import spec_points
+from roofbench.verify.session import REPLAYS, TIMED_CALLS, WARM_UP_CALLS, Hook
+
+HOOKED = ("make_inputs", "call_kernel", "cost")
+# Points of a second, shorter sweep, which shows that the script obeys its arguments.
+SHORT = 2
+
+
+def observed(session, module):
+    """BENCHMARK with hooks around the script's functions."""
+    benchmark = module.BENCHMARK
+    hooks = {}
+    for name in HOOKED:
+        function = getattr(benchmark, name)
+        hooks[name] = function if isinstance(function, Hook) else Hook(function, getattr(session, name))
+    return dataclasses.replace(benchmark, **hooks)
+
+
+def watch_measure(session, module):
+    """A list that grows by (op, phase, B, S, L) with every point that run_benchmarks asks for."""
+    import bench_utils
+
+    attempts = []
+    run = getattr(bench_utils, "BenchmarkRun", None)
+    if run is None or not hasattr(run, "measure"):
+        return None
+    real = run.measure
+
+    def measure(self, op, *args, **kwargs):
+        bound = inspect.signature(real).bind(self, op, *args, **kwargs).arguments
+        B, S = bound.get("B"), bound.get("S")
+        L = bound.get("L")
+        attempts.append((op.name, op.phase, B, S, S if L is None else L))
+        return real(self, op, *args, **kwargs)
+
+    run.measure = measure
+    return attempts
+
+
+def run_benchmarks(session, module, arguments):
+    """Run the sweep under the recording mode. False, with a finding, where it raises."""
+    source = session.source
+    session.report.passed("output.run")
+    signature = inspect.signature(module.run_benchmarks)
+    lengths = "kv_lens" if session.job.spec["sweep"]["kind"] == "kv" else "seq_lens"
+    for name in ("batch_sizes", lengths, "output_dir"):
+        if name not in signature.parameters:
+            session.fail(
+                "output.arguments",
+                source.of("run_benchmarks"),
+                "parameters of run_benchmarks",
+                ", ".join(signature.parameters),
+                f"{name} among them",
+            )
+            return False
+    try:
+        with session.shadow:
+            module.run_benchmarks(**arguments)
+    except SystemExit as error:
+        session.fail(
+            "output.exit",
+            source.line_of(error),
+            "run_benchmarks ends the process",
+            f"SystemExit({error.code})",
+            "a return",
+        )
+        return False
+    except Exception as error:
+        session.point = session.point if session.calls or session.inputs else None
+        if session.report.ok:
+            session.script_error(error, "run_benchmarks raises")
+        return False
+    return True
+
+
+def check_loops(session, attempts, finished=True):
+    """Every point of the spec was attempted exactly once, and nothing else."""
+    if attempts is None:
+        return
+    source = session.source
+    points, excluded = spec_points(session.job.spec)
+    wanted = {**points, **excluded}
+    counted = {}
+    for key in attempts:
+        counted[key] = counted.get(key, 0) + 1
+    session.report.passed("loops.missing", len(wanted))
+    session.report.passed("loops.extra", len(counted))
+    session.report.passed("loops.twice", len(counted))
+    place = source.of("run_benchmarks")
+    for key, times in counted.items():
+        if key not in wanted:
+            session.fail(
+                "loops.extra",
+                loop_place(session, key),
+                "a point is measured that the spec does not have",
+                session.where(key),
+                sweep_text(session.job.spec, key),
+                sweep_origin(session, key),
+                key,
+            )
+        elif times > 1:
+            session.fail(
+                "loops.twice", place, "a point is attempted more than once", f"{times} times", "once", "the spec", key
+            )
+    for key, (op, _) in wanted.items():
+        if key not in counted and finished:
+            session.fail(
+                "loops.missing",
+                loop_place(session, key),
+                "a point of the spec is never attempted",
+                session.where(key),
+                sweep_text(session.job.spec, key),
+                session.job.from_ops_file(op),
+                key,
+            )
+
+
+def loop_place(session, key):
+    """OPS where the op itself is missing or strange, else the loops."""
+    ops = {(op["op"], op["phase"]) for op in session.job.spec["ops"]}
+    listed = {(op.name, op.phase) for op in getattr(sys.modules.get(f"bench_{session.job.spec['kernel']}"), "OPS", ())}
+    name = "OPS" if key[:2] not in ops or key[:2] not in listed else "run_benchmarks"
+    return session.source.of(name)
+
+
+def sweep_origin(session, key):
+    op = session.job.op(key[0], key[1])
+    return session.job.from_ops_file(op) if op else "the spec's list of ops"
+
+
+def sweep_text(spec, key):
+    ops = [(op["op"], op["phase"]) for op in spec["ops"]]
+    if key[:2] not in ops:
+        return "the ops " + ", ".join(f"{name} ({phase})" for name, phase in ops)
+    sweep = spec["sweep"]
+    if sweep["kind"] == "kv":
+        return f"B in {sweep['batch_sizes']} times KV length in {sweep['kv_lens']}, S=1"
+    if key[1] == "decode":
+        return f"B in {sweep['batch_sizes']}, S=1"
+    return f"B in {sweep['batch_sizes'][:4]} times S in {sweep['seq_lens']}"
+
+
+def check_method(session):
+    """At least 10 warm-up calls before a timing and at least 100 timed calls."""
+    source = session.source
+    session.report.passed("output.method", len(session.methods))
+    for key, (warm, timed) in session.methods.items():
+        if warm < WARM_UP_CALLS:
+            session.fail(
+                "output.method",
+                source.of("run_benchmarks"),
+                "calls before the timing",
+                warm,
+                f"at least {WARM_UP_CALLS}",
+                "docs/measurement.md",
+                key,
+            )
+        if timed < TIMED_CALLS:
+            session.fail(
+                "output.method",
+                source.of("run_benchmarks"),
+                f"timed calls in {REPLAYS} replays",
+                timed,
+                f"at least {TIMED_CALLS}",
+                "docs/measurement.md",
+                key,
+            )
+
+
+def check_not_applicable(session, module):
+    """not_applicable() says a reason for the points outside the limits, and None for all others."""
+    from bench_utils import Point
+
+    points, excluded = spec_points(session.job.spec)
+    ops = script_ops(module)
+    place = session.source.of("not_applicable")
+    for keys, wanted in ((points, False), (excluded, True)):
+        for key, (spec_op, _) in keys.items():
+            op = ops.get(key[:2])
+            if op is None:
+                continue
+            T = key[2] if spec_op["phase"] == "decode" else key[2] * key[3]
+            session.report.passed("loops.not-applicable")
+            try:
+                reason = module.not_applicable(op, Point(B=key[2], S=key[3], L=key[4], T=T))
+            except Exception as error:
+                session.script_error(error, "not_applicable raises", "loops.not-applicable")
+                return
+            if wanted and not (isinstance(reason, str) and reason.strip()):
+                session.fail(
+                    "loops.not-applicable",
+                    place,
+                    "a point outside the kernel's limits is not refused",
+                    repr(reason),
+                    "the limit that it breaks",
+                    session.job.from_catalogue("limits"),
+                    key,
+                )
+            elif not wanted and reason is not None:
+                session.fail(
+                    "loops.not-applicable",
+                    place,
+                    "a point of the spec is refused",
+                    reason,
+                    "None",
+                    session.job.from_catalogue("limits"),
+                    key,
+                )
+
+
+def check_short_sweep(session, module, attempts):
+    """Fewer batch sizes and lengths are obeyed."""
+    if attempts is None:
+        return
+    spec = session.job.spec
+    kv = spec["sweep"]["kind"] == "kv"
+    batches = spec["sweep"]["batch_sizes"][:SHORT]
+    lengths = spec["sweep"]["kv_lens" if kv else "seq_lens"][:1]
+    points, excluded = spec_points(spec)
+    wanted = {
+        key
+        for key in {**points, **excluded}
+        if key[2] in batches and ((key[4] if kv else key[3]) in lengths or (key[1] == "decode" and not kv))
+    }
+    attempts.clear()
+    session.report.passed("loops.arguments")
+    folder = session.folder / "short"
+    arguments = {
+        "batch_sizes": list(batches),
+        "kv_lens" if kv else "seq_lens": list(lengths),
+        "output_dir": str(folder),
+    }
+    if run_benchmarks(session, module, arguments) and set(attempts) != wanted:
+        odd = sorted(set(attempts) ^ wanted, key=str)[0]
+        session.fail(
+            "loops.arguments",
+            session.source.of("run_benchmarks"),
+            f"run_benchmarks(batch_sizes={batches}, {'kv_lens' if kv else 'seq_lens'}={lengths})",
+            f"{len(set(attempts))} points",
+            f"{len(wanted)} points; the first difference is {session.where(odd)}",
+        )
