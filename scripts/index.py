@@ -1,7 +1,8 @@
 """Write the bundle's list of kernels.
 
-Reads   results/specs.json, config/kernels/*.yaml
-Writes  deepseek_kernel_benchmarks/scripts/kernels.json: [{kernel, catalogue, source, category, script}]
+Reads   results/specs.json, results/specs/*.json, config/kernels/*.yaml
+Writes  deepseek_kernel_benchmarks/scripts/kernels.json: [{kernel, catalogue, source, category, script, seconds}];
+        seconds is a rough estimate of the time that the benchmark takes
         results/selected.json: the manifest of the selected kernels alone
 
     python scripts/index.py --manifest results/specs.json --output FILE --kernels rmsnorm silu_and_mul
@@ -14,12 +15,15 @@ from pathlib import Path
 import yaml
 
 from _bootstrap import ROOT
+from roofbench.estimate import expected_seconds_of
 from roofbench.state import read_manifest
+
+CATALOGUE = ROOT / "config" / "kernels"
 
 
 def category(catalogue):
     """Category in a catalogue entry."""
-    text = (ROOT / "config" / "kernels" / f"{catalogue}.yaml").read_text()
+    text = (CATALOGUE / f"{catalogue}.yaml").read_text()
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["category"]
 
 
@@ -33,8 +37,9 @@ def main():
     known = read_manifest(options.manifest)
     rows = []
     for kernel in options.kernels:
-        entry = {key: known[kernel][key] for key in ("kernel", "catalogue", "source")}
-        rows.append({**entry, "category": category(entry["catalogue"]), "script": f"bench_{kernel}.py"})
+        row = {key: known[kernel][key] for key in ("kernel", "catalogue", "source")}
+        row |= {"category": category(row["catalogue"]), "script": f"bench_{kernel}.py"}
+        rows.append({**row, "seconds": expected_seconds_of(kernel, options.manifest.with_suffix(""), CATALOGUE)})
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(rows, indent=1) + "\n")
     if options.selected:

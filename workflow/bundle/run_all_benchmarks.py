@@ -23,7 +23,7 @@ HERE = Path(__file__).resolve().parent
 SCRIPTS = HERE / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from benchlib import gpus, hardware, supervise  # noqa: E402
+from benchlib import estimate, gpus, hardware, supervise  # noqa: E402
 from benchlib.arguments import integers  # noqa: E402
 from benchlib.progress import Progress  # noqa: E402
 from benchlib.results import CACHES  # noqa: E402
@@ -63,14 +63,18 @@ def show(known):
         print(f"{entry['kernel']:<42} {entry.get('source', ''):<12} {entry.get('category', '')}{alias}")
 
 
+def journal_of(options):
+    """The folder of the journals."""
+    return Path(options.journal or options.output.resolve().parent / "journal")
+
+
 class Job:
     """One kernel's supervisor, and how far it is by its journal."""
 
     def __init__(self, entry, options):
         self.kernel = entry["kernel"]
         self.sidecar = options.output / f"{self.kernel}.jsonl"
-        journal = options.journal or options.output.resolve().parent / "journal"
-        self.journal = Path(journal) / f"{self.kernel}.jsonl"
+        self.journal = journal_of(options) / f"{self.kernel}.jsonl"
         self.offset = self.journal.stat().st_size if self.journal.exists() else 0
         self.log = options.output / "logs" / f"{self.kernel}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -106,8 +110,9 @@ def run(chosen, options, stream=None):
     stream = stream or sys.stderr
     # Without a GPU, jobs only find that out: one for each processor.
     width = len(gpus.choose(gpus.visible(), options.gpus)) or min(4, os.cpu_count() or 1)
-    waiting, running, outcomes = (order(chosen, options.output) if width > 1 else list(chosen)), [], {}
-    stopped = []
+    waiting, running, outcomes, stopped = list(chosen), [], {}, []
+    if width > 1:  # none should hold up the rest
+        waiting = estimate.longest_first(waiting, options.output, journal_of(options))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: stopped.append(number))
     with Progress(0, "points") as progress:
@@ -130,22 +135,6 @@ def run(chosen, options, stream=None):
                     status, reason = outcomes[job.kernel]
                     print(f"{job.kernel}: {status}{f': {reason}' if reason else ''}", file=stream, flush=True)
     return outcomes, bool(stopped)
-
-
-def order(chosen, output):
-    """The kernels that took longest the last time first, unknown ones before them: none should hold up the rest."""
-
-    def seconds(entry):
-        total = 0.0
-        try:
-            with (output / f"{entry['kernel']}.jsonl").open(encoding="utf-8") as stream:
-                for line in stream:
-                    total += json.loads(line).get("seconds") or 0.0
-        except (OSError, ValueError):
-            return float("inf")
-        return total
-
-    return sorted(chosen, key=lambda entry: -seconds(entry))
 
 
 def conclude(output, names):

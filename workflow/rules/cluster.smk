@@ -3,10 +3,10 @@ from snakemake.logging import logger
 
 from roofbench import cluster
 
-sys.path.append(os.path.join(workflow.basedir, SOURCE, "scripts"))
 from benchlib import gpus
 
 NO_SUCH_GPU = ""
+SIDE_BY_SIDE = workflow.is_main_process and workflow.resource_settings.nodes is not None
 
 # For the supervisor of each benchmark, here or in a Slurm job.
 os.environ.update(ROOFBENCH_BUSY=settings["busy_gpus"])
@@ -19,6 +19,7 @@ if workflow.is_main_process and workflow.resource_settings.nodes is None:
         usable = gpus.choose(gpus.visible(), os.environ.get("ROOFBENCH_GPUS"))
         if usable and "gpu" not in workflow.global_resources:
             workflow.global_resources["gpu"] = len(usable)
+        SIDE_BY_SIDE = len(usable) > 1
     except ValueError as error:
         NO_SUCH_GPU = f"gpus: {error}"
 

@@ -7,16 +7,20 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-sys.path.insert(0, os.path.join(workflow.basedir, "workflow"))
+SOURCE = "workflow/bundle"
 
+sys.path.insert(0, os.path.join(workflow.basedir, "workflow"))
+sys.path.append(os.path.join(workflow.basedir, SOURCE, "scripts"))
+
+from benchlib import estimate
 from roofbench import config as project
 from roofbench import state
 from roofbench.errors import UserError, did_you_mean
+from roofbench.estimate import expected_seconds_of
 from roofbench.worker import Worker
 
 HARDWARE = "config/hardware.json"
 BUNDLE = "deepseek_kernel_benchmarks"
-SOURCE = "workflow/bundle"
 RESULTS = f"{BUNDLE}/results"
 MANIFEST = "results/specs.json"
 MODEL_STEPS = "results/model_steps.json"
@@ -212,6 +216,14 @@ def run_inputs(wildcards):
     ):
         again(sidecar)
     return STAMP.format(kernel=wildcards.kernel)
+
+
+def urgency(wildcards):
+    """Priority of a kernel's jobs: where benchmarks run side by side, none that takes long should begin last."""
+    if not SIDE_BY_SIDE:
+        return 0
+    expected = expected_seconds_of(wildcards.kernel, "results/specs", "config/kernels")
+    return estimate.seconds(wildcards.kernel, RESULTS, f"{BUNDLE}/journal", expected)
 
 
 def environment():

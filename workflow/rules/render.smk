@@ -27,6 +27,7 @@ rule render_script:
         update(SCRIPT),
     log:
         "logs/render/{kernel}.log",
+    priority: urgency
     conda:
         WORKFLOW_ENV
     shell:
@@ -77,6 +78,7 @@ rule index_scripts:
     input:
         listing_kernels(INDEX),
         entries=of_each_catalogue("config/kernels/{catalogue}.yaml"),
+        specs=of_each_kernel("results/specs/{kernel}.json"),
     output:
         index=INDEX,
         selected=SELECTED,

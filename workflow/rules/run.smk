@@ -17,6 +17,7 @@ rule run_benchmark:
         attempt=update(ATTEMPT),
     log:
         "logs/run/{kernel}.log",
+    priority: urgency
     conda:
         f"../../envs/gpu-{STACK}.yaml"
     container:

@@ -23,6 +23,7 @@ rule verify_script:
         STAMP,
     log:
         "logs/verify/{kernel}.log",
+    priority: urgency
     conda:
         WORKFLOW_ENV
     shell:
