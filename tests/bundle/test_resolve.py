@@ -40,6 +40,52 @@ def test_the_first_provider_that_is_there(module):
     assert kernel(4) == 8 and kernel.target == "made_up_kernels:double" and kernel.module == "made_up_kernels"
 
 
+def asks(x, out=None, enable_pdl=None):
+    return x
+
+
+def asks_not(x, launch_with_pdl=False):
+    return x
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "kwargs", "expected"),
+    [
+        (asks, (1,), {}, "default"),
+        (asks, (1, None, True), {}, "on"),
+        (asks, (1,), {"enable_pdl": False}, "off"),
+        (asks_not, (1,), {}, "off"),
+        (asks_not, (1,), {"launch_with_pdl": True}, "on"),
+        (len, ((),), {}, "no parameter"),
+        (dict, (), {"enable_pdl": True}, "on"),  # shows no signature
+    ],
+)
+def test_whether_the_call_asks_for_dependent_launch_is_known_after_it(module, function, args, kwargs, expected):
+    module.double = function
+    kernel = resolve.resolve(Wanted((Provider("made_up_kernels:double"),)), FakeRuntime())
+    assert kernel.pdl is None
+    kernel(*args, **kwargs)
+    assert kernel.pdl == expected
+
+
+def test_an_operator_of_torch_says_it_in_its_schema(module):
+    class Operator:
+        _schema = types.SimpleNamespace(
+            arguments=[
+                types.SimpleNamespace(name=name, default_value=None) for name in ("out", "x", "eps", "enable_pdl")
+            ]
+        )
+
+        def __call__(self, *args):
+            return None
+
+    module.double = Operator()
+    for args, expected in (((0, 0, 0.0, True), "on"), ((0, 0, 0.0, False), "off"), ((0, 0, 0.0), "default")):
+        kernel = resolve.resolve(Wanted((Provider("made_up_kernels:double"),)), FakeRuntime())
+        kernel(*args)
+        assert kernel.pdl == expected
+
+
 def test_missing_package_and_missing_function(module):
     found = reason("not_installed_at_all:f", "made_up_kernels:triple")
     assert "package not_installed_at_all is not installed" in found

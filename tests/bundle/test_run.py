@@ -1,14 +1,18 @@
 """A run in this process: results, statuses, checks, resuming, the command line."""
 
 import csv
+import dataclasses
+import hashlib
 import json
 import sys
 
 import pytest
 from fakes import FakeRuntime, installed, load_toy, write_toy
 
-from benchlib import cli, nvml
+from benchlib import check, cli, nvml
 from benchlib import runtime as runtime_module
+from benchlib.model import Cost
+from benchlib.point import mean_cost
 
 torch = pytest.importorskip("torch")
 POINTS = 9  # three of decode, six of prefill (16, 32, 32, 64, 64, 128 tokens) of which one has too many
@@ -82,6 +86,52 @@ def test_nothing_is_measured_twice(toy, tmp_path, monkeypatch):
     calls = toy.runtime.calls
     cli.main(toy.BENCHMARK, toy.run_benchmarks, ["--output", str(tmp_path / "other")])
     assert toy.runtime.calls > calls
+
+
+def test_where_and_when_a_point_was_measured_stays_with_it(toy, tmp_path):
+    arguments = ["--output", str(tmp_path / "r"), "--phase", "decode"]
+    cli.main(toy.BENCHMARK, toy.run_benchmarks, arguments)
+    _, first, _ = outcome(tmp_path / "r")
+    toy.runtime._properties = dataclasses.replace(toy.runtime._properties, uuid="GPU-another")
+    cli.main(toy.BENCHMARK, toy.run_benchmarks, arguments)
+    run, again, _ = outcome(tmp_path / "r")
+    assert run["provenance"]["gpu"]["uuid"] == "GPU-another"
+    points = [record for record in again if record["type"] == "point"]
+    assert {point["gpu_uuid"] for point in points} == {"GPU-fake"} and points == first[-3:]
+    assert all(point["date"] and point["pdl"] == "no parameter" for point in points)
+
+
+def test_script_and_variables_are_on_record_and_a_change_measures_again(toy, toy_script, tmp_path, monkeypatch):
+    arguments = ["--output", str(tmp_path / "r"), "--phase", "decode"]
+    (tmp_path / "record.json").write_text('{"ops_file_sha256": "abc"}')
+    cli.main(toy.BENCHMARK, toy.run_benchmarks, [*arguments, "--record", str(tmp_path / "record.json")])
+    provenance = outcome(tmp_path / "r")[0]["provenance"]
+    assert provenance["script_sha256"] == hashlib.sha256(toy_script.read_bytes()).hexdigest()
+    assert provenance["ops_file_sha256"] == "abc" and "TRTLLM_ENABLE_PDL" not in provenance["environment"]
+    calls = toy.runtime.calls
+    monkeypatch.setenv("TRTLLM_ENABLE_PDL", "1")
+    cli.main(toy.BENCHMARK, toy.run_benchmarks, arguments)
+    assert toy.runtime.calls > calls
+    assert outcome(tmp_path / "r")[0]["provenance"]["environment"]["TRTLLM_ENABLE_PDL"] == "1"
+
+
+def test_cost_is_the_mean_over_sets_with_routings_of_their_own():
+    class Routed:
+        def cost(self, op, point, x):
+            return Cost(flops=10, bytes=100 * x["active_experts"])
+
+    rotation = [{"active_experts": count} for count in (3, 4, 4, 5, 4)]
+    assert mean_cost(Routed(), None, None, rotation) == {"flops": 10, "bytes": 400.0, "active_experts": 4.0}
+    alone = mean_cost(Routed(), None, None, rotation[:1])
+    assert alone == {"flops": 10, "bytes": 300, "active_experts": 3} and isinstance(alone["bytes"], int)
+
+
+def test_values_that_drift_away_are_flagged(toy, tmp_path, monkeypatch):
+    monkeypatch.setenv("MISHAP", "unwritten:2")
+    monkeypatch.setattr(check, "run_check", lambda *args: ([], {}))
+    cli.main(toy.BENCHMARK, toy.run_benchmarks, ["--output", str(tmp_path / "r"), "--phase", "decode"])
+    points = [record for record in outcome(tmp_path / "r")[1] if record["type"] == "point"]
+    assert [point["flags"] for point in points] == [[], ["not_finite"], []]
 
 
 def test_a_wrong_kernel_has_no_rows(toy, tmp_path, monkeypatch):
@@ -164,6 +214,11 @@ def test_faster_than_the_measured_roof_is_suspect():
     assert "107 % of the measured bandwidth" in results.suspect(1.0, 0, 3.2e9, "bf16", measured)
     assert "bf16 rate" in results.suspect(1.0, 800e9, 1, "bf16", measured)
     assert results.suspect(1.0, 800e9, 1, "fp4", measured) is None
+    measured["launch_floor_ms"] = 0.0010
+    assert results.suspect(0.00096, 0, 1, "bf16", measured) is None
+    assert results.suspect(0.00090, 0, 1, "bf16", measured) == (
+        "0.90 µs is less than the 1.00 µs that an empty kernel takes"
+    )
 
 
 def test_cold_differs_from_warm_only_where_there_is_a_cache(toy, tmp_path):

@@ -24,6 +24,14 @@ def test_no_driver_version_where_there_is_none():
     assert stack.parse_driver("GCC version: 12.2.0\n") is None
 
 
+def test_only_variables_that_change_a_measurement_are_on_record(monkeypatch):
+    for name in stack.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TRTLLM_ENABLE_PDL", "1")
+    monkeypatch.setenv("SECRET_TOKEN", "x")
+    assert stack.variables() == {"TRTLLM_ENABLE_PDL": "1"}
+
+
 def test_a_package_without_metadata_tells_its_own_version(monkeypatch):
     module = types.ModuleType("unpacked_package")
     module.__version__ = "1.2.3"

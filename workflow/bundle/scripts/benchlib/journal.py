@@ -27,6 +27,7 @@ MEASURING = (
     "moe.py",
     "nvfp4.py",
     "paged.py",
+    "point.py",
     "random_inputs.py",
     "resolve.py",
     "runtime.py",

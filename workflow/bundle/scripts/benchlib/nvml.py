@@ -113,6 +113,18 @@ class Library:
     def throttle_mask(self, handle):
         return self._number("nvmlDeviceGetCurrentClocksThrottleReasons", handle, type=ctypes.c_ulonglong)
 
+    def max_clock(self, handle, kind):
+        return self._number("nvmlDeviceGetMaxClockInfo", handle, ctypes.c_uint(kind))
+
+    def power_limit(self, handle):
+        return self._number("nvmlDeviceGetEnforcedPowerLimit", handle) / 1000
+
+    def mode(self, name, handle):
+        """Whether ECC ("Ecc") or the division into instances ("Mig") is "on" or "off" now."""
+        now, pending = ctypes.c_uint(), ctypes.c_uint()
+        self._call(f"nvmlDeviceGet{name}Mode", handle, ctypes.byref(now), ctypes.byref(pending))
+        return "on" if now.value else "off"
+
     def utilisation(self, handle):
         """Percent of the last sampling period in which a kernel ran."""
         value = (ctypes.c_uint * 2)()
@@ -238,6 +250,23 @@ class Monitor:
             found["source"] = self._source.source
             found["read_ms"] = round((time.perf_counter() - start) * 1000, 3)
         return found
+
+
+def limits(uuid=""):
+    """What bounds a GPU's clocks and memory: {power_limit_w, max_sm_mhz, max_memory_mhz, ecc, mig}, as far as known."""
+    try:
+        nvml = Library.get()
+        handle = nvml.handle_by_uuid(uuid) if uuid else nvml.handle(0)
+    except (OSError, AttributeError):
+        return {}
+    found = _reading(
+        power_limit_w=lambda: nvml.power_limit(handle),
+        max_sm_mhz=lambda: nvml.max_clock(handle, CLOCK_SM),
+        max_memory_mhz=lambda: nvml.max_clock(handle, CLOCK_MEM),
+        ecc=lambda: nvml.mode("Ecc", handle),
+        mig=lambda: nvml.mode("Mig", handle),
+    )
+    return {} if "absent" in found else found
 
 
 def driver_version():

@@ -20,7 +20,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchlib import gpus, results, timing
+from benchlib import gpus, results, stack, timing
 
 SCHEMA_VERSION = 1
 MATRIX = 8192
@@ -65,7 +65,9 @@ def load_or_measure(runtime, journal_dir, again=False):
 def measure(runtime):
     """{device, bandwidth_gbs, copy_gbs, read_gbs, tflops: {bf16, fp8, fp4}, launch_floor_ms, clocks, ...} as a dict."""
     properties = runtime.properties()
-    found = {"schema_version": SCHEMA_VERSION, "device": properties.name, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    found = {"schema_version": SCHEMA_VERSION, "device": properties.name, "uuid": properties.uuid}
+    found |= {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "packages": stack.package_versions(("torch", "triton"))}
+    found |= runtime.describe()
     nbytes = min(BYTES, (runtime.free_memory() or BYTES) // 4)
     bandwidth, notes = {}, {}
     for name, build in (("copy_gbs", _copy), ("read_gbs", _read)):

@@ -1,6 +1,7 @@
 """One point: make its inputs, time it cold and warm, and write down everything about it."""
 
 import re
+import statistics
 from dataclasses import dataclass
 
 from benchlib import check, nvml, sets, timing
@@ -33,9 +34,7 @@ def measure_point(context, op, point, seed=0):
     benchmark, runtime = context.benchmark, context.runtime
     first = benchmark.make_inputs(op, point, runtime.device, seed)
     cost = benchmark.cost(op, point, first)
-    record = base_record(benchmark, op, point) | {"flops": cost.flops, "bytes": cost.bytes}
-    if isinstance(first, dict) and "active_experts" in first:
-        record["active_experts"] = int(first["active_experts"])
+    record = base_record(benchmark, op, point)
     if benchmark.routing:
         record["routing"] = benchmark.routing
     return record | measure_inputs(context, op, point, first, cost, seed)
@@ -55,6 +54,7 @@ def measure_inputs(context, op, point, first, cost, seed):
     l2_bytes = runtime.properties().l2_bytes
     count, evicted = sets.wanted(cost.bytes, l2_bytes, set_bytes, runtime.free_memory())
     rotation = sets.more_sets(first, count, draw)
+    counted = mean_cost(benchmark, op, point, rotation)
     evict, evict_ms = context.evictor.of(evicted)
     evicted = evicted if evict else 0
     same = count == 1 and not evicted  # one set that fills the cache by itself, or no cache at all
@@ -82,7 +82,8 @@ def measure_inputs(context, op, point, first, cost, seed):
         runtime.synchronize()
         if check.not_finite(context.reference, rotation[0], result):
             flags.append("not_finite")
-    return {
+    return counted | {
+        "pdl": getattr(kernel, "pdl", None),
         "cold": cold.as_record(),
         "warm": warm.as_record(),
         "warm_is_cold": same,
@@ -93,6 +94,23 @@ def measure_inputs(context, op, point, first, cost, seed):
         "flags": flags,
         "seed": seed,
     }
+
+
+def mean_cost(benchmark, op, point, rotation):
+    """FLOPs, bytes and, where they are counted, activated experts of a call: the mean over the sets.
+
+    Sets that were drawn apart have different routings, and the latency is a mean over them as well.
+    """
+    costs = [benchmark.cost(op, point, x) for x in rotation]
+    found = {"flops": _mean([cost.flops for cost in costs]), "bytes": _mean([cost.bytes for cost in costs])}
+    if isinstance(rotation[0], dict) and "active_experts" in rotation[0]:
+        found["active_experts"] = _mean([int(x["active_experts"]) for x in rotation])
+    return found
+
+
+def _mean(values):
+    """The mean; equal values stay as they are, integers included."""
+    return values[0] if values.count(values[0]) == len(values) else statistics.fmean(values)
 
 
 def _under_load(runtime, call, rotation, cold):

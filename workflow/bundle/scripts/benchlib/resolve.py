@@ -6,6 +6,7 @@ while they look for GPU code on a network that is not there.
 
 import importlib
 import importlib.util
+import inspect
 import os
 import re
 import sys
@@ -15,6 +16,9 @@ from benchlib import stack
 from benchlib.torch_or_none import torch
 
 ALLOW_DOWNLOADS = "ROOFBENCH_ALLOW_DOWNLOADS"
+
+# Parameters by which packages are asked for programmatic dependent launch.
+PDL_PARAMETERS = ("enable_pdl", "launch_with_pdl", "use_pdl", "pdl")
 
 
 class Unavailable(Exception):
@@ -27,6 +31,7 @@ class Kernel:
     target    "module:attribute", as the provider says
     module    the module's name
     package, package_version    the distribution it came from, None where metadata do not say
+    pdl       what the first call asked for (see asked_for_pdl), None before it
     """
 
     def __init__(self, provider, function):
@@ -35,12 +40,38 @@ class Kernel:
         owner = provider.requires if self.module.startswith("torch.ops") and provider.requires else self.module
         self.package, self.package_version = stack.distribution_of(owner, provider.package)
         self.function = function
+        self.pdl = None
 
     def __call__(self, *args, **kwargs):
+        if self.pdl is None:
+            self.pdl = asked_for_pdl(self.function, args, kwargs)
         return self.function(*args, **kwargs)
 
     def as_record(self):
         return {"target": self.target, "package": self.package, "version": self.package_version}
+
+
+def asked_for_pdl(function, args, kwargs):
+    """Whether a call asks for programmatic dependent launch, in which a kernel begins before the one ahead has ended.
+
+    "on" or "off"; "default" where the function decides itself; "no parameter" where it cannot be asked.
+    """
+    schema = getattr(function, "_schema", None)  # of an operator that is registered with torch
+    try:
+        if schema is not None:
+            given = dict(zip((argument.name for argument in schema.arguments), args, strict=False)) | kwargs
+            defaults = {argument.name: argument.default_value for argument in schema.arguments}
+        else:
+            signature = inspect.signature(function)
+            given = signature.bind_partial(*args, **kwargs).arguments
+            defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
+    except (TypeError, ValueError):  # a function of a compiled module shows no signature
+        given, defaults = kwargs, {}
+    for name in PDL_PARAMETERS:
+        if name in given or name in defaults:
+            value = given.get(name, defaults.get(name))
+            return ("on" if value else "off") if isinstance(value, (bool, int)) else "default"
+    return "no parameter"
 
 
 def resolve(benchmark, runtime):

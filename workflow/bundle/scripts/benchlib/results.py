@@ -15,7 +15,7 @@ from pathlib import Path
 
 SCHEMA_VERSION = 1
 CACHES = ("cold", "warm")
-# Above this share of a measured roof a result cannot be right.
+# Above this share of a measured roof, or that much faster than an empty kernel, a result cannot be right.
 SUSPECT = 1.05
 
 
@@ -103,6 +103,9 @@ def suspect(latency_ms, flops, nbytes, dtype, peaks):
     """Why a latency cannot be right given the measured peaks, or None."""
     if not peaks:
         return None
+    floor = peaks.get("launch_floor_ms")
+    if floor and latency_ms * SUSPECT < floor:
+        return f"{latency_ms * 1e3:.2f} µs is less than the {floor * 1e3:.2f} µs that an empty kernel takes"
     roof = peaks.get("bandwidth_gbs")
     reached = nbytes / latency_ms / 1e6
     if roof and reached > SUSPECT * roof:

@@ -1,6 +1,7 @@
 """BenchmarkRun: what a script's loops talk to. It decides what to measure, keeps the journal, writes the results."""
 
 import contextlib
+import hashlib
 import os
 import platform
 import sys
@@ -164,7 +165,11 @@ class BenchmarkRun:
     def _stack(self):
         if not self.runtime.persistent:
             return {}
-        return {"packages": stack.package_versions(), "driver": stack.driver_version()}
+        return {
+            "packages": stack.package_versions(),
+            "driver": stack.driver_version(),
+            "environment": stack.variables(),
+        }
 
     def _find_hardware(self):
         """The peaks that results are compared with. Raises HardwareError for a device that is named but not there."""
@@ -201,7 +206,10 @@ class BenchmarkRun:
             record = measure_point(self.context, op, point)
         except Exception as error:  # whatever a kernel raises belongs on record
             return self._failed(base, error)
-        return self._end_point({**record, "status": "ok", "seconds": round(time.perf_counter() - start, 3)})
+        seconds = round(time.perf_counter() - start, 3)
+        # Points of one table may come from several runs, and from several GPUs of one type.
+        source = {"date": _now(), "gpu_uuid": self.runtime.properties().uuid}
+        return self._end_point({**record, "status": "ok", "seconds": seconds, **source})
 
     def _end_point(self, record):
         record = {"type": "point", **record}
@@ -370,19 +378,33 @@ class BenchmarkRun:
             "measured_peaks": self.peaks,
             "launch_floor_ms": (self.peaks or {}).get("launch_floor_ms"),
             "provenance": {
-                "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "date": _now(),
                 "host": platform.node(),
                 "gpu": _device_record(device),
                 "python": platform.python_version(),
                 "machine": platform.machine(),
                 "torch": torch.__version__ if torch else None,
                 "packages": stack.package_versions() if self.runtime.persistent else {},
+                "environment": stack.variables(),
+                "script_sha256": _sha256(benchmark.script),
                 "command": options.command or sys.argv,
                 "journal_key": self.journal.key if self.journal else None,
                 **(self.runtime.describe() if device else {}),
                 **(options.record or {}),
             },
         }
+
+
+def _now():
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def _sha256(path):
+    """Hash of a file; None where it cannot be read."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except (OSError, TypeError):
+        return None
 
 
 def _device_record(device):

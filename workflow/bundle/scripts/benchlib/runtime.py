@@ -92,7 +92,7 @@ class Runtime:
         return {"absent": "not read on this device"}
 
     def describe(self):
-        """More facts for the record: driver and CUDA versions."""
+        """More facts for the record: driver and CUDA versions, limits of power and clocks."""
         return {}
 
     def mark(self, label):
@@ -202,9 +202,10 @@ class CudaRuntime(Runtime):
         return self._monitor.read()
 
     def describe(self):
-        from benchlib import stack
+        from benchlib import nvml, stack
 
-        return {"driver": stack.driver_version(), "cuda": torch.version.cuda}
+        found = {"driver": stack.driver_version(), "cuda": torch.version.cuda}
+        return found | {"limits": nvml.limits(self.properties().uuid)}
 
     @contextlib.contextmanager
     def mark(self, label):

@@ -30,6 +30,28 @@ PACKAGES = (
 )
 
 
+# What makes the same call run another kernel, or run it in another way.
+VARIABLES = (
+    "CUBLASLT_WORKSPACE_SIZE",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_DEVICE_MAX_CONNECTIONS",
+    "CUDA_LAUNCH_BLOCKING",
+    "FLASHINFER_CUDA_ARCH_LIST",
+    "NVIDIA_TF32_OVERRIDE",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "TORCH_CUDA_ARCH_LIST",
+    "TRITON_F32_DEFAULT",
+    "TRTLLM_ENABLE_PDL",
+)
+
+
+def variables(environment=None):
+    """{name: value} of those environment variables that are set and can change a measurement."""
+    environment = os.environ if environment is None else environment
+    return {name: environment[name] for name in VARIABLES if name in environment}
+
+
 def package_versions(names=PACKAGES):
     """{distribution: version} of those that are installed."""
     found = {}

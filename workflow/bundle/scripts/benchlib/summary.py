@@ -11,7 +11,7 @@ from .results import write_whole
 STATUSES = ("ok", "partial", "unavailable", "incorrect", "failed", "timeout")
 LISTED = 8
 # Facts that each kernel's sidecar has, and that say nothing of the whole.
-OF_ONE_KERNEL = ("command", "journal key")
+OF_ONE_KERNEL = ("command", "journal key", "script sha256", "spec sha256")
 _DIMENSION = re.compile(r"(\w+) = (-?\d+)")
 _LIMIT = re.compile(r"(?:(?P<where>\w+ = -?\d+(?:, \w+ = -?\d+)*): )?(?P<why>.*)", re.DOTALL)
 
