@@ -2,7 +2,9 @@
 """Compare our cold latency with other timers: flashinfer.testing over CUDA graphs, over events, and over CUPTI.
 
 CUPTI reads the time stamps of single kernels, twice: over our own rotated input sets, and after flashinfer's flush of
-the cache, which writes zeros and leaves the cache full of lines that the kernel has to write back.
+the cache, which writes zeros and leaves the cache full of lines that the kernel has to write back. "apart" is our own
+timer with an empty kernel before each call, whose time is subtracted: no call overlaps with the one before it, which
+programmatic dependent launch would let it do.
 
 Needs a GPU, the benchmark scripts beside this folder, and flashinfer-python; for CUPTI also cupti-python 13. For each
 point named, prints and writes our latency, the other timers' and the ratios, as a Markdown table.
@@ -26,9 +28,12 @@ from benchlib import check, resolve, sets, timing
 from benchlib.point import Context, measure_point, parse_point
 from benchlib.runtime import get_runtime
 
-# Seven kernels of seven categories, small and large, each over 5 µs where the kernel allows it.
+# Kernels of seven categories, small and large, each over 5 µs where the kernel allows it; the two norms are also here
+# with a short point, where a launch that overlaps (PDL) would show most.
 POINTS = (
+    "rmsnorm:input_layernorm,64,1",
     "rmsnorm:input_layernorm,8,2048",
+    "fused_add_rmsnorm:post_attention_layernorm,64,1",
     "fused_add_rmsnorm:post_attention_layernorm,4,1024",
     "dsv3_fused_a_gemm:fused_qkv_a_proj_with_mqa,1,1",
     "dsv3_fused_a_gemm:fused_qkv_a_proj_with_mqa,16,1",
@@ -39,7 +44,7 @@ POINTS = (
     "apply_shuffle_mul_sum:experts.combine,8,512",
     "mla_rope_quantize_fp8:attn_mqa.rope_quantize,128,1",
 )
-TIMERS = ("graph", "events", "CUPTI, flushed", "CUPTI, rotated")
+TIMERS = ("apart", "graph", "events", "CUPTI, flushed", "CUPTI, rotated")
 CUPTI_MAJOR = 13
 
 
@@ -109,8 +114,28 @@ def rotated(timer, call, inputs, complete):
     return measure
 
 
+def apart(context, call, rotation, evicted):
+    """Cold latency in ms of calls between which an empty kernel runs, without the time of that.
+
+    evicted    bytes that a reader pushes out in each rotation, 0 for none
+    """
+    runtime = context.runtime
+    empty = runtime.null_kernel()
+    if empty is None:
+        raise NoTimer("no empty kernel")
+
+    def spaced(x):
+        empty()
+        call(x)
+
+    evict, evict_ms = context.evictor.of(evicted)
+    timing.warm_up(runtime, spaced, rotation)
+    both = timing.measure(runtime, spaced, rotation, timing.COLD, evicted, evict_ms, evict)
+    return both.median_ms - timing.launch_floor(runtime).median_ms
+
+
 def our_sets(context, op, point, first):
-    """(the input sets that our own timing rotates through, whether they fill the cache without an extra reader)."""
+    """(the input sets that our own timing rotates through, the bytes that a reader evicts beside them)."""
     benchmark, runtime = context.benchmark, context.runtime
     touched = benchmark.cost(op, point, first).bytes
     l2_bytes = runtime.properties().l2_bytes
@@ -119,11 +144,11 @@ def our_sets(context, op, point, first):
     def draw(i):
         return benchmark.make_inputs(op, point, runtime.device, i)
 
-    return sets.more_sets(first, count, draw), not evicted
+    return sets.more_sets(first, count, draw), evicted
 
 
 def theirs(context, op, point):
-    """{timer: cold latency in ms, or the reason why there is none} of flashinfer.testing."""
+    """{timer: cold latency in ms, or the reason why there is none} of flashinfer.testing, and of calls kept apart."""
     from flashinfer.testing import utils
 
     x = context.benchmark.make_inputs(op, point, context.runtime.device, 0)
@@ -132,21 +157,26 @@ def theirs(context, op, point):
         context.benchmark.call_kernel(context.kernel, x)
 
     timing.warm_up(context.runtime, call, [x])
+    rotation, evicted = our_sets(context, op, point, x)
     rotations = utils.calculate_rotation_count(list(sets.tensors(x)))
     cupti = with_cupti(utils.bench_gpu_time_with_cupti)
     timers = {
+        "apart": lambda **options: [apart(context, call, rotation, evicted)],
         "graph": lambda **options: utils.bench_gpu_time_with_cudagraph(
             num_iters_within_graph=max(10, rotations), **options
         ),
         "events": utils.bench_gpu_time_with_cuda_event,
         "CUPTI, flushed": cupti,
-        "CUPTI, rotated": rotated(cupti, call, *our_sets(context, op, point, x)),
+        "CUPTI, rotated": rotated(cupti, call, rotation, not evicted),
     }
     return try_timers(timers, fn=call, input_kwargs={"x": x}, cold_l2_cache=True)
 
 
 def compare(text):
-    """One point, "kernel:op,B,S[,L]", as a row: (text, cold ms, warm ms, {timer: ms or reason})."""
+    """One point, "kernel:op,B,S[,L]", as a row: (text, cold ms, warm ms, {timer: ms or reason}).
+
+    The text says where a call asks for programmatic dependent launch.
+    """
     kernel, _, point = text.partition(":")
     benchmark = importlib.import_module(f"bench_{kernel}").BENCHMARK
     op, point = parse_point(point, benchmark.ops)
@@ -154,7 +184,8 @@ def compare(text):
     resolved = resolve.resolve(benchmark, runtime)
     context = Context(benchmark, resolved, runtime, timing.Evictor(runtime), check.reference_of(benchmark.catalogue))
     cold, warm = ours(context, op, point)
-    return text, cold, warm, theirs(context, op, point)
+    asked = " (PDL)" if resolved.pdl == "on" else ""
+    return f"{text}{asked}", cold, warm, theirs(context, op, point)
 
 
 def table(rows):
