@@ -14,15 +14,13 @@ goes to standard error; with an error, nothing is written and the exit status is
 import argparse
 import os
 import sys
+from dataclasses import replace
 
 from _bootstrap import ROOT
-from roofbench.catalogue import load_catalogue
 from roofbench.config import config_from_json, load_config, parse_overrides
-from roofbench.documents import read_text
-from roofbench.errors import Problems, run_cli
-from roofbench.join import build_specs, write_specs
-from roofbench.opsfile import parse_ops_file
-from roofbench.results import steps_or_reason
+from roofbench.errors import plural, run_cli
+from roofbench.join import write_specs
+from roofbench.parse import parse
 
 
 def _near(path):
@@ -46,29 +44,21 @@ def main(argv=None):
         config = config_from_json(arguments.settings, overrides=overrides)
     else:
         config = load_config(arguments.config or _near("config/config.yaml"), overrides)
-    path = arguments.ops_file or config.ops_file
+    if arguments.ops_file:
+        config = replace(config, ops_file=arguments.ops_file)
 
-    problems = Problems()
-    catalogue = load_catalogue(arguments.catalogue_dir, problems)
-    text = read_text(path, problems)
-    result = steps = None
-    if text is not None:
-        ops = parse_ops_file(text, path, problems)
-        result = build_specs(ops, catalogue, config, problems)
-        if not problems.errors:
-            changes = {name: value for name, value in config.symbols.items() if name in ops.symbols}
-            values = ops.values(Problems(), changes)
-            steps = steps_or_reason(_near("config/model_steps.yaml"), ops, problems, values)
-    if len(problems):
-        print(problems.report(), file=sys.stderr)
-    if problems.errors:
+    parsed = parse(config, arguments.catalogue_dir, _near("config/model_steps.yaml"))
+    if len(parsed.problems):
+        print(parsed.problems.report(), file=sys.stderr)
+    if parsed.problems.errors:
         return 1
     if not arguments.check:
-        written = write_specs(result, arguments.out_dir, text, steps)
-        changed = sum(1 for p in written if p.parent.name == "specs")
-        count = len(result.specs)
-        points = sum(len(op["points"]) for spec in result.specs.values() for op in spec["ops"])
-        print(f"{path}: {count} kernels, {points} points, {changed} specs changed", file=sys.stderr)
+        written = write_specs(parsed.specs, arguments.out_dir, parsed.text, parsed.steps)
+        changed = sum(1 for path in written if path.parent.name == "specs")
+        specs = parsed.specs.specs.values()
+        points = sum(len(op["points"]) for spec in specs for op in spec["ops"])
+        counts = f"{plural(len(specs), 'kernel')}, {plural(points, 'point')}, {plural(changed, 'spec')} changed"
+        print(f"{config.ops_file}: {counts}", file=sys.stderr)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501 - one bad file a line
 
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from opsfile_helpers import OWN, ROOT, SMALL, line_of, lookalike, parse
 
 from roofbench.errors import Problems
-from roofbench.opsfile import read_ops_file
+from roofbench.opsfile import parse_ops_file, read_ops_file
 
 PREFILL_ROW = "| `self.input_layernorm()` | [B*S, H] = [B*S, 7168] | same | `rmsnorm` |"
 DECODE_ROW = "| `self.q_a_layernorm()` | x: [B, Lq] | y: [B, Lq] | `rmsnorm` |"
@@ -225,6 +226,8 @@ def test_unreadable_files(tmp_path):
     for name, content, code in [
         ("latin.md", b"# caf\xe9\n", "not-text"),
         ("big.md", b"x" * 3_000_000, "too-large"),
+        ("zeros.md", b"# a\0b\n", "not-text"),
+        ("wide.md", "# a\n".encode("utf-16"), "not-text"),
         ("gone.md", None, "no-file"),
     ]:
         if content is not None:
@@ -234,6 +237,21 @@ def test_unreadable_files(tmp_path):
         assert [p.code for p in problems] == [code]
     problems = Problems()
     assert read_ops_file(tmp_path, problems) is None and len(problems) == 1
+    os.mkfifo(tmp_path / "pipe.md")
+    for endless in (tmp_path / "pipe.md", "/dev/zero"):
+        problems = Problems()
+        assert read_ops_file(endless, problems) is None
+        assert ["a pipe or a device" in p.message for p in problems] == [True]
+
+
+def test_line_ends_and_a_byte_order_mark_change_nothing(tmp_path):
+    path = tmp_path / "ops.md"
+    for data in (SMALL.encode("utf-8-sig"), SMALL.replace("\n", "\r\n").encode(), SMALL.replace("\n", "\r").encode()):
+        path.write_bytes(data)
+        problems = Problems()
+        found = read_ops_file(path, problems)
+        assert not len(problems), problems.report()
+        assert [row.line for row in found.rows] == [row.line for row in parse_ops_file(SMALL, "", Problems()).rows]
 
 
 def run(*arguments):

@@ -6,7 +6,15 @@ import pytest
 import yaml
 from opsfile_helpers import ROOT
 
-from roofbench.config import Config, check_config, config_from_json, load_config, parse_overrides, resolve
+from roofbench.config import (
+    Config,
+    check_config,
+    config_from_json,
+    config_of_workflow,
+    load_config,
+    parse_overrides,
+    settings_of,
+)
 from roofbench.errors import UserError
 
 SHIPPED = ROOT / "config" / "config.yaml"
@@ -103,8 +111,26 @@ def test_mistakes_in_a_file_have_lines(tmp_path):
         load_config(path)
     assert f"{path}:3: error: batch_sizes[1]" in str(error.value)
     assert f"{path}:4: error: unknown key 'retryy'" in str(error.value)
-    with pytest.raises(UserError, match=r"config.yaml: error: batch_sizes\[0\]"):
-        load_config(path, {"batch_sizes": 0, "retryy": None})
+    path.write_text("batch_sizes: 0\ntiming: {cache: warm, routing: unifrom}\n")
+    with pytest.raises(UserError) as error:
+        load_config(path, {"seq_lens": 0, "timing": {"cache": "wram"}, "retryy": None})
+    assert f"{path}:1: error: batch_sizes[0]" in str(error.value)
+    assert f"{path}:2: error: timing.routing" in str(error.value)
+    for part in ("seq_lens[0]", "timing.cache", "unknown key 'retryy'"):
+        assert f"--set: error: {part}" in str(error.value)
+
+
+def test_mistakes_of_a_workflow_name_the_file_or_the_option(tmp_path):
+    base, more = tmp_path / "base.yaml", tmp_path / "more.yaml"
+    base.write_text("kernels: []\nbatch_sizes: [1]\nsymbols: {Nh: 1}\n")
+    more.write_text("seq_lens: [128]\nbatch_sizes: [0]\n")
+    with pytest.raises(UserError) as error:
+        config_of_workflow({"batch_sizes": [0], "seq_lens": "x", "symbols": {"Nh": 1}}, [base, more])
+    assert f"{more}:2: error: batch_sizes[0]" in str(error.value)
+    assert "--config: error: seq_lens[0]" in str(error.value)
+    base.write_text("kernels: []\nkernels: [a]\n")
+    with pytest.raises(UserError, match="base.yaml:2: error: the key 'kernels' stands here twice"):
+        config_of_workflow({"kernels": ["a"]}, [base])
 
 
 @pytest.mark.parametrize("text", ["[]", "a", "a: [", "a: 1\na: 2", "\x00"])
@@ -134,9 +160,8 @@ def test_overrides_merge_key_by_key():
 
 
 def test_settings_for_the_workflow():
-    settings = resolve(
-        {"kernels": "rmsnorm", "symbols": "Nh=16", "timing": {"cache": "warm", "routing": "balanced"}}, SHIPPED
-    )
+    given = {"kernels": "rmsnorm", "symbols": "Nh=16", "timing": {"cache": "warm", "routing": "balanced"}}
+    settings = settings_of(config_of_workflow(given, [SHIPPED]))
     assert settings["parse"]["symbols"] == {"Nh": 16} and settings["parse"]["timing"] == {"routing": "balanced"}
     assert settings["run"]["timing"] == {"cache": "warm", "point_timeout_s": 120}
     assert "kernels" not in settings["parse"] and json.loads(json.dumps(settings)) == settings

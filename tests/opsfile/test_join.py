@@ -16,7 +16,7 @@ from roofbench.catalogue import Catalogue, Entry
 from roofbench.config import check_config
 from roofbench.documents import parse_yaml, validate_data
 from roofbench.errors import Problems, UserError
-from roofbench.join import build_specs, write_specs
+from roofbench.join import Specs, build_specs, write_specs
 from roofbench.opsfile import parse_ops_file
 
 TABLE = expected()
@@ -382,3 +382,16 @@ def test_kv_kernels_belong_to_decode():
 def test_defaults():
     config = check_config({})
     assert (config.batch_sizes, config.seq_lens, config.kv_lens) == (BATCHES, LENGTHS, LENGTHS)
+
+
+def test_the_manifest_remembers_what_was_taken_out_of_the_same_ops_file(tmp_path):
+    def write(name, *kernels):
+        result = Specs(manifest={"ops_file": str(tmp_path / name), "kernels": [{"kernel": k} for k in kernels]})
+        write_specs(result, tmp_path)
+        return json.loads((tmp_path / "specs.json").read_text())["taken_out"]
+
+    assert write("one.md", "a", "b", "c") == []
+    assert write("one.md", "a") == ["b", "c"]
+    assert write("one.md", "a", "b") == ["c"]
+    assert write("two.md", "a") == []
+    assert write("one.md", "a") == []

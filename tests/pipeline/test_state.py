@@ -81,34 +81,79 @@ def test_select_refuses(kernels, exclude):
         state.select(MANIFEST, kernels, exclude, "ops.md")
 
 
-def test_prune_takes_out_what_the_ops_file_no_longer_has(tmp_path):
+MEASURED = "deepseek_kernel_benchmarks/results"
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A project's files of the kernels gone, edited and kept, under tmp_path."""
     files = {
         "results/specs/gone.json": "{}",
         "results/specs/kept.json": "{}",
         "results/verified/gone.json": "{}",
         "results/attempts/gone.json": "{}",
+        "results/status.ok": "",
         "deepseek_kernel_benchmarks/scripts/bench_gone.py": seal("x = 1\n"),
         "deepseek_kernel_benchmarks/scripts/bench_kept.py": seal("x = 1\n"),
         "deepseek_kernel_benchmarks/scripts/bench_utils.py": seal("x = 1\n"),
         "deepseek_kernel_benchmarks/scripts/bench_edited.py": seal("x = 1\n") + "y = 2\n",
-        "deepseek_kernel_benchmarks/results/gone.csv": "kernel\n",
-        "deepseek_kernel_benchmarks/results/gone.jsonl": "{}\n",
-        "deepseek_kernel_benchmarks/results/kept.jsonl": "{}\n",
-        "deepseek_kernel_benchmarks/results/notes.csv": "mine\n",
-        "deepseek_kernel_benchmarks/results/all_kernels.csv": "kernel\n",
+        f"{MEASURED}/gone.csv": "kernel\n",
+        f"{MEASURED}/gone.jsonl": "{}\n",
+        f"{MEASURED}/kept.jsonl": "{}\n",
+        f"{MEASURED}/notes.csv": "mine\n",
+        f"{MEASURED}/all_kernels.csv": "kernel\n",
+        f"{MEASURED}/roofline.png": "",
     }
     for name, text in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    (tmp_path / "manifest.json").write_text(json.dumps({"kernels": [{"kernel": "kept"}]}))
-    said = "\n".join(state.prune(tmp_path / "manifest.json", tmp_path))
-    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    gone = {name for name in files if "gone" in name} | {"deepseek_kernel_benchmarks/results/all_kernels.csv"}
-    aside = {f"deepseek_kernel_benchmarks/results/removed/gone{end}" for end in (".csv", ".jsonl")}
-    assert left == set(files) - gone | aside | {"manifest.json"}
-    assert "bench_edited.py" in said
-    assert state.prune(tmp_path / "manifest.json", tmp_path) == [line for line in said.splitlines() if "kept" in line]
+    return set(files)
+
+
+def prune(folder, *taken_out):
+    """What prune says where the ops file has `kept` alone, and the files that are left."""
+    manifest = {"ops_file": "ops.md", "kernels": [{"kernel": "kept"}], "taken_out": taken_out}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    said = state.prune(folder / "manifest.json", folder)
+    (folder / "manifest.json").unlink()
+    return said, {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_prune_takes_out_what_the_ops_file_no_longer_has(tmp_path, made):
+    said, left = prune(tmp_path, "gone")
+    derived = {f"{MEASURED}/all_kernels.csv", f"{MEASURED}/roofline.png", "results/status.ok"}
+    aside = {f"{MEASURED}/removed/gone{end}" for end in (".csv", ".jsonl")}
+    assert left == made - {name for name in made if "gone" in name} - derived | aside
+    assert "bench_edited.py" in "\n".join(said)
+    assert prune(tmp_path, "gone")[0] == [line for line in said if "kept" in line]
+
+
+def test_prune_leaves_the_results_of_another_ops_file(tmp_path, made):
+    said, left = prune(tmp_path)
+    assert {name for name in left if name.startswith(MEASURED)} == {n for n in made if n.startswith(MEASURED)}
+    assert said[-1] == f"kept in {MEASURED}, not in ops.md (of another ops file?): gone"
+
+
+def test_results_set_aside_earlier_are_never_replaced(tmp_path, made):
+    (tmp_path / MEASURED / "removed").mkdir()
+    (tmp_path / MEASURED / "removed" / "gone.csv").write_text("earlier\n")
+    _, left = prune(tmp_path, "gone")
+    assert (tmp_path / MEASURED / "removed" / "gone.csv").read_text() == "earlier\n"
+    assert {f"{MEASURED}/removed/gone-2.csv", f"{MEASURED}/removed/gone-2.jsonl"} <= left
+
+
+def test_a_failed_job_is_explained_by_its_log(tmp_path):
+    log = tmp_path / "job.log"
+    log.write_text("a.py:3: wrong\n    found     1\n    expected  2\nb.py:4: too\na.py: 2 findings\n")
+    assert state.explain("verify a", log, first=True)[1:] == [
+        "  a.py:3: wrong",
+        "      found     1",
+        "      expected  2",
+    ]
+    assert state.explain("plot", log, first=False) == [f"plot failed: see {log}", "  a.py: 2 findings"]
+    assert state.explain("plot", tmp_path / "none.log", first=False) == [f"plot failed: see {tmp_path / 'none.log'}"]
+    assert state.explain("plot", None, first=False) == ["plot failed"]
 
 
 @pytest.fixture
@@ -129,7 +174,7 @@ def test_an_ops_file_that_is_not_there_is_refused_with_the_nearest_name(tmp_path
     (tmp_path / "model.md").write_text("")
     with pytest.raises(UserError, match=r"does not exist.*model\.md"):
         state.check_files({"ops_file": str(tmp_path / "modle.md"), "hardware": "auto"}, table)
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is a directory"):
         state.check_files({"ops_file": str(tmp_path), "hardware": "auto"}, table)
 
 

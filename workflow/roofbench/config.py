@@ -18,7 +18,7 @@ _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0", "")
 
 @dataclass(frozen=True)
 class Config:
-    """A checked configuration. `kernels` empty means all; `kv_lens` is filled in; `raw` is what was given."""
+    """A checked configuration. `kernels` empty means all; `kv_lens` is filled in."""
 
     ops_file: str = "results/deepseek_nvfp4_ops.md"
     kernels: tuple = ()
@@ -38,13 +38,11 @@ class Config:
     paths: dict = field(default_factory=dict)
     baseline: str | None = None
     threshold: float = 0.1
-    path: str = "config/config.yaml"
-    raw: dict = field(default_factory=dict)
-    document: Document | None = None
+    document: Document | None = field(default=None, compare=False)
 
-    def line(self, *keys):
-        """Line of a key in the configuration file, 0 when it came from elsewhere."""
-        return self.document.line(*keys) if self.document else 0
+    def place(self, *keys):
+        """(file or option, line) in which a setting is given, for messages."""
+        return self.document.place(*keys) if self.document else ("configuration", 0)
 
     def as_dict(self):
         """Plain data of every setting, in the form of config/config.yaml."""
@@ -54,20 +52,60 @@ class Config:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
 
-def load_config(path="config/config.yaml", overrides=None):
-    """Read and check a configuration file. `overrides` (a mapping) replaces keys, nested ones key by key.
+class Given(Document):
+    """Settings put together from files, of which later ones win, and from elsewhere: `given_by` says where."""
+
+    def __init__(self, data, files, given_by, plain):
+        super().__init__(given_by, plain, {})
+        self.raw, self.files = data, files
+
+    def place(self, *keys):
+        """(file, line) of the file that has the setting as it is, else what gave it."""
+        value = _at(self.raw, keys)
+        while keys and value is _NOTHING:
+            keys = keys[:-1]
+            value = _at(self.raw, keys)
+        for document in reversed(self.files):
+            if _at(document.data, keys) == value:
+                return document.place(*keys)
+        return self.path, 0
+
+
+_NOTHING = object()
+
+
+def _at(data, keys):
+    """What stands at a path of keys, which are texts where a file has numbers; _NOTHING where it ends earlier."""
+    for key in keys:
+        if isinstance(data, dict):
+            data = next((value for name, value in data.items() if str(name) == str(key)), _NOTHING)
+        elif isinstance(data, list) and isinstance(key, int) and key < len(data):
+            data = data[key]
+        else:
+            return _NOTHING
+    return data
+
+
+def load_config(path="config/config.yaml", overrides=None, given_by="--set"):
+    """Read and check a configuration file. `overrides` (a mapping) replaces keys, nested ones key by key; in messages
+    they are those that `given_by` gave.
 
     Raises UserError that lists every problem.
     """
+    document = _file(path)
+    return check_config(_merge(document.data, overrides or {}), [document], given_by)
+
+
+def _file(path):
+    """The Document of a configuration file; an empty one is an empty mapping. Raises UserError."""
     problems = Problems()
     document = load_yaml(path, problems)
     problems.raise_errors()
-    data = document.data if document and document.data is not None else {}
-    if not isinstance(data, dict):
+    if document.data is None:
+        document.data = {}
+    if not isinstance(document.data, dict):
         raise UserError(f"{path}: the configuration is not a mapping of keys to values")
-    if overrides:
-        data = _merge(data, overrides)
-    return check_config(data, path, document)
+    return document
 
 
 def _merge(base, changes):
@@ -79,17 +117,16 @@ def _merge(base, changes):
     return merged
 
 
-def check_config(data, path="config/config.yaml", document=None):
+def check_config(data, files=(), given_by="configuration"):
     """Check configuration data, in which values may be strings as typed on a command line.
 
     `kernels=a,b`, `kernels="[a, b]"`, `batch_sizes=8`, `overwrite=true`, `symbols="{Nh: 16}"` and `symbols=Nh=16`
-    are all understood. Returns a Config; raises UserError that lists every problem with its line.
+    are all understood. `files` are the Documents from which the data comes, `given_by` gave the rest. Returns a
+    Config; raises UserError that lists every problem with its file and line.
     """
     problems = Problems()
     plain = normalise(data)
-    in_file = document.data if document and isinstance(document.data, dict) else {}
-    same = {key for key, value in data.items() if in_file.get(key) == value}
-    checked = Document(path, plain, document.lines_under(same) if document else {})
+    checked = Given(data, files, given_by, plain)
     if not validate(checked, "config.schema.json", problems, "config"):
         problems.raise_errors()
     defaults = Config()
@@ -103,7 +140,7 @@ def check_config(data, path="config/config.yaml", document=None):
     if isinstance(values.get("gpus"), list):
         values["gpus"] = tuple(values["gpus"])
     values["timing"] = timing
-    return Config(**values, path=str(path), raw=dict(data), document=document)
+    return Config(**values, document=checked)
 
 
 def normalise(data):
@@ -214,7 +251,7 @@ def parse_overrides(pairs):
     return overrides
 
 
-def config_from_json(text, path="config/config.yaml", overrides=None):
+def config_from_json(text, overrides=None, given_by="--settings"):
     """A Config from JSON text (what a workflow has merged already). Raises UserError."""
     try:
         data = json.loads(text)
@@ -222,17 +259,18 @@ def config_from_json(text, path="config/config.yaml", overrides=None):
         raise UserError(f"the configuration is not valid JSON: {error}") from None
     if not isinstance(data, dict):
         raise UserError("the configuration is not a mapping of keys to values")
-    return check_config(_merge(data, overrides or {}), path)
+    return check_config(_merge(data, overrides or {}), given_by=given_by)
 
 
-def resolve(data, path="config/config.yaml"):
-    """Checked settings from a workflow's merged configuration, as plain data: every key of config/config.yaml,
-    `parse` (the keys that decide the specs) and `run` (those that decide how benchmarks run).
+def config_of_workflow(data, paths):
+    """A Config from what a workflow has merged of these files and of `--config`. Raises UserError."""
+    return check_config(data, [_file(path) for path in dict.fromkeys(paths) if Path(path).is_file()], "--config")
 
-    Raises UserError that lists every problem.
-    """
-    document = load_yaml(path, Problems()) if Path(path).is_file() else None
-    settings = check_config(data, path, document).as_dict()
+
+def settings_of(config):
+    """A Config as plain data: every key of config/config.yaml, `parse` (the keys that decide the specs) and `run`
+    (those that decide how benchmarks run)."""
+    settings = config.as_dict()
     parse_keys = ("ops_file", "batch_sizes", "seq_lens", "kv_lens", "symbols", "options")
     timing = dict(settings["timing"])
     settings["parse"] = {**{key: settings[key] for key in parse_keys}, "timing": {"routing": timing.pop("routing")}}

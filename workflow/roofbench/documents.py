@@ -1,6 +1,8 @@
 """YAML documents with line numbers, and schema errors that a person can act on."""
 
+import codecs
 import json
+import stat
 from functools import lru_cache
 from pathlib import Path
 
@@ -44,9 +46,9 @@ class Document:
                 return self._lines[keys[:end]]
         return 0
 
-    def lines_under(self, keys):
-        """Lines of the key paths that begin with one of these keys."""
-        return {path: line for path, line in self._lines.items() if path and path[0] in keys}
+    def place(self, *keys):
+        """(file, line) of the key path, for messages."""
+        return self.path, self.line(*keys)
 
 
 def parse_yaml(text, path, problems):
@@ -75,18 +77,28 @@ def read_text(path, problems, limit=2_000_000):
     """Text of a UTF-8 file, or None with a problem when it is missing, too large, or not text."""
     path = Path(path)
     try:
-        size = path.stat().st_size
-        if path.is_dir():
-            raise IsADirectoryError
-        if size > limit:
-            problems.error(path, 0, "too-large", f"the file has {size} bytes; at most {limit} are read")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, a device has no end
+            what = "a directory" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
+            problems.error(path, 0, "no-file", f"this is {what}, no file")
             return None
-        return path.read_text(encoding="utf-8-sig")
+        if found.st_size > limit:
+            problems.error(path, 0, "too-large", f"the file has {found.st_size} bytes; at most {limit} are read")
+            return None
+        data = path.read_bytes()
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            problems.error(path, 0, "not-text", "the file is UTF-16", "Save it as UTF-8.")
+        elif b"\0" in data:
+            problems.error(path, 0, "not-text", f"the file is no text (byte {data.index(0)} is zero)")
+        else:
+            return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         problems.error(path, 0, "no-file", "there is no such file", did_you_mean(path.name, siblings))
     except UnicodeDecodeError as error:
-        problems.error(path, 0, "not-text", f"the file is not UTF-8 text (byte {error.start})")
+        line = data[: error.start].count(b"\n") + 1
+        message = f"the file is not UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}"
+        problems.error(path, line, "not-text", message, "Save it as UTF-8.")
     except OSError as error:
         problems.error(path, 0, "unreadable", f"the file cannot be read: {error.strerror or type(error).__name__}")
     return None
@@ -188,7 +200,7 @@ def _record(document, keys, problems, code, message, hint="", shown=None):
     shown = keys if shown is None else shown
     where = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in shown).lstrip(".")
     text = f"{where}: {message}" if where else message
-    problems.error(document.path, document.line(*keys), code, text, hint)
+    problems.error(*document.place(*keys), code, text, hint)
 
 
 def validate_data(data, schema, path):

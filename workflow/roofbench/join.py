@@ -132,9 +132,8 @@ class _Join:
         for name in self.config.symbols:
             if name not in self.ops.symbols:
                 hint = did_you_mean(name, self.ops.symbols, f"It has {', '.join(self.ops.symbols)}.")
-                line = self.config.line("symbols", name)
                 message = f"symbols: the ops file {self.ops.path} has no symbol {name}"
-                self.problems.error(self.config.path, line, "unknown-symbol", message, hint)
+                self.problems.error(*self.config.place("symbols", name), "unknown-symbol", message, hint)
         changes = {name: value for name, value in self.config.symbols.items() if name in self.ops.symbols}
         return self.ops.values(self.problems, changes) if changes else self.written
 
@@ -144,9 +143,9 @@ class _Join:
         for name, options in self.config.options.items():
             entry = self.catalogue.get(name)
             if entry is None:
-                line = self.config.line("options", name)
                 hint = did_you_mean(name, self.catalogue.names())
-                self.problems.error(self.config.path, line, "option", f"options: there is no kernel {name}", hint)
+                message = f"options: there is no kernel {name}"
+                self.problems.error(*self.config.place("options", name), "option", message, hint)
             else:
                 chosen[entry.name] = options
         return chosen
@@ -358,8 +357,7 @@ class _Join:
         try:
             options = entry.chosen_options(self.options.get(entry.name))
         except UserError as error:
-            line = self.config.line("options", entry.name)
-            self.problems.error(self.config.path, line, "option", f"options: {error}")
+            self.problems.error(*self.config.place("options", entry.name), "option", f"options: {error}")
             return None
         texts = entry["shapes"].get("symbols", {}).values()
         needed = dict.fromkeys(name for text in texts for name in grammar.free_names(text))
@@ -625,7 +623,7 @@ def write_specs(result, out_dir, ops_text="", steps=None):
         found = validate_data(spec, "spec.schema.json", f"spec of {kernel}")
         found.raise_errors()
     digest = hashlib.sha256(ops_text.encode()).hexdigest()
-    manifest = {**result.manifest, "ops_file_sha256": digest}
+    manifest = {**result.manifest, "ops_file_sha256": digest, "taken_out": _taken_out(out_dir, result.manifest)}
     written = []
     folder = out_dir / "specs"
     try:
@@ -642,6 +640,18 @@ def write_specs(result, out_dir, ops_text="", steps=None):
     except OSError as error:
         raise UserError(f"{error.filename or out_dir}: cannot be written: {error.strerror}") from None
     return written
+
+
+def _taken_out(out_dir, manifest):
+    """Kernels that the same ops file had at an earlier parse and no longer has."""
+    try:
+        before = json.loads((out_dir / "specs.json").read_text(encoding="utf-8"))
+        if os.path.realpath(before["ops_file"]) != os.path.realpath(manifest["ops_file"]):
+            return []
+        names = {entry["kernel"] for entry in before["kernels"]} | set(before.get("taken_out", ()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return sorted(names - {entry["kernel"] for entry in manifest["kernels"]})
 
 
 def dump(data):

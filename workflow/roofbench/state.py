@@ -6,6 +6,7 @@ result could be another one: see `wants_run`.
 
 import functools
 import importlib.metadata
+import itertools
 import json
 import os
 import shutil
@@ -17,6 +18,12 @@ from roofbench.errors import UserError, did_you_mean
 
 FAILURES = ("partial", "incorrect", "failed", "timeout")
 PACKAGES = ("torch", "triton", "sgl-kernel", "sglang-kernel", "sglang", "flashinfer-python", "flashinfer-cubin")
+# What is made of all kernels' results; comparisons are with results that somebody named, and stay.
+DERIVED = (
+    *("all_kernels.csv", "all_kernels.parquet", "benchmark_summary.md", "headroom.csv", "roofline.html"),
+    *(f"{name}.{suffix}" for name in ("roofline", "model_time") for suffix in ("png", "svg")),
+    *("model_time.md", "model_time.csv", "model_time_ops.csv"),
+)
 NO_KERNELS = ("utils", "all_kernels")  # bench_utils.py and all_kernels.csv are no kernel's
 
 
@@ -29,7 +36,9 @@ def check_files(settings, hardware_table):
     """Raise UserError where a setting names an ops file that is not there, or a device that the table does not have."""
     ops_file = Path(settings["ops_file"])
     if not ops_file.is_file():
-        found = "is no file" if ops_file.exists() else "does not exist"
+        found = "does not exist"
+        if ops_file.exists():
+            found = "is a directory" if ops_file.is_dir() else "is a pipe or a device, no file"
         beside = [str(path) for path in sorted(ops_file.parent.glob("*.md"))] if ops_file.parent.is_dir() else []
         raise UserError(f"{ops_file}: the ops file {found}. {did_you_mean(str(ops_file), beside)}".rstrip())
     names = ["auto", *(device["name"] for device in json.loads(Path(hardware_table).read_text())["devices"])]
@@ -125,15 +134,20 @@ def missing_specs(manifest, specs):
     return any(not Path(specs, f"{kernel}.json").is_file() for kernel in kernels)
 
 
+def read_steps(path):
+    """The steps of the model from their JSON file, or None where there are none."""
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, ValueError):
+        return None
+
+
 def check_paths(steps, choices):
     """Raise UserError where `paths` of the configuration names an op or a path that no step of the model has.
 
-    steps: path of the steps as JSON. Where there are none, nothing can be checked.
+    steps: the steps as data. Where there are none, nothing can be checked.
     """
-    try:
-        slots = [slot for step in json.loads(Path(steps).read_text())["steps"] for slot in step["slots"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return
+    slots = [slot for step in (steps or {}).get("steps", ()) for slot in step["slots"]]
     known = {}
     for slot in slots:
         known.setdefault(slot["op"], set()).update(path["name"] for path in slot["paths"])
@@ -231,11 +245,29 @@ def wants_run(sidecar, attempt, now, retry=False, allow_failures=False):
     return retry or before != now or status is None or (status in FAILURES and not allow_failures)
 
 
-def prune(manifest, root):
-    """Take out what belongs to kernels that the ops file no longer has; returns one line for each thing done.
+def explain(job, log, first, most=6):
+    """Lines that say why a job failed: the first message of its log with what is indented under it, or the last
+    line, and where to read on. `log` is a path, None or a file that need not be there."""
+    try:
+        text = Path(log).read_text(errors="replace") if log else ""
+    except OSError:
+        text = ""
+    said = [line.rstrip() for line in text.splitlines() if line.strip()]
+    if first:
+        rest = itertools.takewhile(lambda line: line.startswith(" "), said[1:most])
+        shown = [*said[:1], *rest]
+    else:
+        shown = said[-1:]
+    return [f"{job} failed: see {log}" if log else f"{job} failed", *(f"  {line}" for line in shown)]
 
-    Specs, stamps, logs of attempts and unedited scripts are deleted; results are moved to results/removed/ of the
-    bundle; the table and summary that hold them go too, so that they are made anew. Edited scripts stay.
+
+def prune(manifest, root):
+    """Take out what belongs to kernels that the ops file does not have; returns one line for each thing done.
+
+    Specs, stamps, records of attempts and unedited scripts are deleted: they can be made again. Results are moved to
+    results/removed/ of the bundle where the kernel was taken out of this very ops file (`taken_out` of the manifest),
+    and the tables and pictures that hold them go, so that nothing shows what is no longer there. Results of another
+    ops file's kernels and edited scripts stay.
     """
     root = Path(root)
     manifest = json.loads(Path(manifest).read_text())
@@ -253,18 +285,35 @@ def prune(manifest, root):
             done.append(f"removed {path.relative_to(root)}")
     for path in gone((bundle / "scripts").glob("bench_*.py"), "bench_"):
         if is_edited(path):
-            done.append(f"kept {path.relative_to(root)}: it was edited, and its kernel is no longer in the ops file")
+            done.append(f"kept {path.relative_to(root)}: it was edited, and its kernel is not in the ops file")
         else:
             path.unlink()
             done.append(f"removed {path.relative_to(root)}")
-    moved = gone(measured.glob("*.jsonl"))
-    moved += [path.with_suffix(".csv") for path in moved if path.with_suffix(".csv").exists()]
-    if moved:
+    unlisted = gone(measured.glob("*.jsonl"))
+    taken_out = [path for path in unlisted if path.stem in manifest.get("taken_out", ())]
+    others = [path.stem for path in unlisted if path not in taken_out]
+    if others:
+        where = measured.relative_to(root)
+        done.append(f"kept in {where}, not in {manifest['ops_file']} (of another ops file?): {', '.join(others)}")
+    if taken_out:
         aside = measured / "removed"
         aside.mkdir(exist_ok=True)
-        for path in moved:
-            os.replace(path, aside / path.name)
-            done.append(f"moved {path.relative_to(root)} to {(aside / path.name).relative_to(root)}")
-        for name in ("all_kernels.csv", "benchmark_summary.md"):
-            (measured / name).unlink(missing_ok=True)
+        for sidecar in taken_out:
+            name = _free_name(aside, sidecar.stem)
+            for path in (sidecar, sidecar.with_suffix(".csv")):
+                if path.exists():
+                    target = aside / f"{name}{path.suffix}"
+                    os.replace(path, target)
+                    done.append(f"moved {path.relative_to(root)} to {target.relative_to(root)}")
+        for path in [*(measured / name for name in DERIVED), results / "status.ok"]:
+            path.unlink(missing_ok=True)
     return done
+
+
+def _free_name(folder, name):
+    """The name, with a number where the folder has results of that name."""
+    number, free = 1, name
+    while any((folder / f"{free}{suffix}").exists() for suffix in (".jsonl", ".csv")):
+        number += 1
+        free = f"{name}-{number}"
+    return free

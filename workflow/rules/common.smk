@@ -15,7 +15,7 @@ sys.path.append(os.path.join(workflow.basedir, SOURCE, "scripts"))
 from benchlib import estimate
 from roofbench import config as project
 from roofbench import state
-from roofbench.errors import UserError, did_you_mean
+from roofbench.errors import UserError, did_you_mean, plural
 from roofbench.estimate import expected_seconds_of
 from roofbench.worker import Worker
 
@@ -36,11 +36,9 @@ ATTEMPT = "results/attempts/{kernel}.json"
 WORKFLOW_ENV = "../../envs/workflow.yaml"
 
 try:
-    settings = project.resolve(config)
+    configuration = project.config_of_workflow(config, workflow.configfiles)
+    settings = project.settings_of(configuration)
     state.check_files(settings, HARDWARE)
-    if state.is_newer(MANIFEST, settings["ops_file"]):  # else the kernels are known only after the parse
-        state.select_from(MANIFEST, settings)
-        state.check_paths(MODEL_STEPS, settings["paths"])
 except UserError as error:
     sys.exit(str(error))
 
@@ -124,13 +122,17 @@ def replaceable(path):
     return path
 
 
+def parse_is_lost():
+    """Whether the ops file has to be parsed again although nothing is newer: a spec is gone or the settings changed."""
+    lost = state.missing_specs(MANIFEST, "results/specs") or not os.path.exists(MODEL_STEPS)
+    return lost or not state.holds(PARSED_WITH, settings["parse"])
+
+
 def parse_inputs(wildcards):
-    """What the specs are made of. Asks for another parse where a spec is gone or the settings changed."""
-    if os.path.exists(MANIFEST):
-        lost = state.missing_specs(MANIFEST, "results/specs") or not os.path.exists(MODEL_STEPS)
-        if lost or not state.holds(PARSED_WITH, settings["parse"]):
-            again(MANIFEST)
-    return [settings["ops_file"], *files_under("config/kernels", "*.yaml"), STEPS_CONFIG, *PARSE_CODE]
+    """What the specs are made of. Asks for another parse where the last one is lost."""
+    if os.path.exists(MANIFEST) and parse_is_lost():
+        again(MANIFEST)
+    return PARSED
 
 
 def spec_of(wildcards):
@@ -183,7 +185,7 @@ def model_steps(wildcards):
     """The steps of the model, once the ops file has been parsed; `paths` must fit them."""
     checkpoints.parse_ops.get()
     try:
-        state.check_paths(MODEL_STEPS, settings["paths"])
+        state.check_paths(state.read_steps(MODEL_STEPS), settings["paths"])
     except UserError as error:
         raise WorkflowError(str(error))
     return MODEL_STEPS
@@ -235,14 +237,23 @@ def environment():
     return state.environment(ENVIRONMENT, "local" if dry else executor, outcome, write)
 
 
-def not_verified():
-    """Selected kernels that have a script and no stamp."""
-    try:
-        kernels = state.select_from(MANIFEST, settings)
-    except UserError:
-        return []
-    without = [kernel for kernel in kernels if not os.path.exists(STAMP.format(kernel=kernel))]
-    return [kernel for kernel in without if os.path.exists(SCRIPT.format(kernel=kernel))]
+def after_failure():
+    """What the failed jobs say, once more and last, where it is found among everything that Snakemake says."""
+    failed = sorted(workflow.scheduler.failed, key=lambda job: (job.rule.name, str(job.wildcards)))
+    if not failed:
+        return ["Interrupted. What is finished is kept: the same command goes on where this one stopped."]
+    verifying = [job.wildcards.kernel for job in failed if job.rule.name == "verify_script"]
+    lines = []
+    for job in failed:
+        name = " ".join([job.rule.name, *map(str, job.wildcards)])
+        lines += state.explain(name, str(job.log[0]) if job.log else None, first=job.rule.name.startswith("verify"))
+    if verifying:
+        out = ",".join([*settings["exclude"], *verifying])
+        lines += [
+            f"{plural(len(verifying), 'script')} not verified, and therefore not run: the table and the roofline wait.",
+            f"Repair them, or leave them out: --config exclude={out}",
+        ]
+    return lines
 
 
 scripts = of_each_kernel(SCRIPT)

@@ -1,12 +1,40 @@
 # From the ops file, the catalogue and the configuration to one spec for each kernel.
+from roofbench import parse as parser
+
 PARSE_CODE = [
     "scripts/parse_ops.py",
     *files_under("workflow/roofbench/schemas"),
     *files_under("workflow/roofbench/opsfile", "*.py"),
     *files_under("workflow/roofbench/results", "*.py"),
     *(f"workflow/roofbench/{name}.py" for name in ("catalogue", "config", "documents", "errors", "grammar", "join")),
+    "workflow/roofbench/parse.py",
 ]
 STEPS_CONFIG = "config/model_steps.yaml"
+PARSED = [settings["ops_file"], *files_under("config/kernels", "*.yaml"), STEPS_CONFIG, *PARSE_CODE]
+
+
+def refuse_mistakes():
+    """End before anything begins where the job below could only fail: its messages would stand amid Snakemake's.
+
+    Without a parse to come, the last one says which kernels there are.
+    """
+    try:
+        if not parse_is_lost() and all(state.is_newer(MANIFEST, path) for path in PARSED):
+            state.select_from(MANIFEST, settings)
+            state.check_paths(state.read_steps(MODEL_STEPS), settings["paths"])
+            return
+        parsed = parser.parse(configuration, "config/kernels", STEPS_CONFIG)
+        if parsed.problems.errors:
+            sys.exit(parsed.problems.report())
+        kernels = {entry["kernel"]: entry for entry in parsed.specs.manifest["kernels"]}
+        state.select(kernels, settings["kernels"], settings["exclude"], settings["ops_file"])
+        state.check_paths(parsed.steps, settings["paths"])
+    except UserError as error:
+        sys.exit(str(error))
+
+
+if workflow.is_main_process:
+    refuse_mistakes()
 
 
 localrules:

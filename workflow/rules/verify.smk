@@ -61,12 +61,4 @@ onstart:
 
 
 onerror:
-    if not_verified():
-        print("\nNot verified, and therefore not run:", file=sys.stderr)
-        for kernel in not_verified():
-            print(f"  {kernel}: see logs/verify/{kernel}.log", file=sys.stderr)
-        print(
-            "The table and the roofline wait for them. Repair them, or leave them out:\n"
-            f"  --config exclude={','.join([*settings['exclude'], *not_verified()])}",
-            file=sys.stderr,
-        )
+    print("", *after_failure(), "", sep="\n", file=sys.stderr)
