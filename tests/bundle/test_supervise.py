@@ -98,6 +98,8 @@ def test_every_point_goes_wrong(script, place, mishap, status):
     assert "gave up after 3 workers in a row died" in run["reason"]
     assert (place / "toy.csv").read_text().count("\n") == 1
     assert len(records) == 8
+    assert run["provider"]["target"] == "toy_kernel:double" and run["compute_dtype"] == "bf16"
+    assert run["provenance"]["script_sha256"] and run["provenance"]["gpu"]["uuid"] == "GPU-fake"
 
 
 def test_a_script_that_cannot_start(tmp_path, place):

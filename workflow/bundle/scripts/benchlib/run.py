@@ -136,7 +136,8 @@ class BenchmarkRun:
             return self
         reference = check.reference_of(self.benchmark.catalogue) if self.runtime.checks else None
         self.context = Context(self.benchmark, self.kernel, self.runtime, timing.Evictor(self.runtime), reference)
-        self.journal.append("ready", kernel=self.kernel.as_record())
+        # A worker that dies cannot write its sidecar: what the supervisor then needs is here.
+        self.journal.append("ready", run=self.run_record(None, "", 0, 0, 0))
         self._done = journal.finished_points(self.journal, self.options.resume)
         self._checked = journal.finished_checks(self.journal, self.options.resume)
         return self

@@ -281,6 +281,8 @@ def write_from_journal(kernel, output, journal_dir, key, attempt, status, reason
     with contextlib.suppress(hardware.HardwareError):
         table = hardware.for_device(device, settings.hardware) if device else None
     table = table or hardware.from_peaks(device, measured)
+    known = [record.get("run") for record in book.records("ready", attempt=attempt)] if key else []
+    checks = journal.finished_checks(book).values() if key else []
     records = []
     for identity in map(tuple, planned[-1] if planned else []):
         record = done.get(identity)
@@ -293,7 +295,10 @@ def write_from_journal(kernel, output, journal_dir, key, attempt, status, reason
     rows = [results.from_record(record) for record in records if record["status"] == "ok"]
     if status is None or rows:
         status = overall(records)[0]
+    provenance = {"gpu": {"name": device} if device else None, "date": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     run = {
+        "provenance": provenance,
+        **((known[-1] if known else None) or {}),
         "kernel": kernel,
         "status": status,
         "reason": reason,
@@ -303,10 +308,10 @@ def write_from_journal(kernel, output, journal_dir, key, attempt, status, reason
         "cache": settings.cache,
         "hardware": table.as_record() if table else {"name": settings.hardware},
         "measured_peaks": measured,
-        "provenance": {"gpu": {"name": device} if device else None, "date": time.strftime("%Y-%m-%dT%H:%M:%S%z")},
         "written_by": "supervisor",
     }
-    results.write(output, kernel, run, records, rows)
+    checks = [{**journal.bare(check), "type": "check"} for check in checks]
+    results.write(output, kernel, run, [*checks, *records], rows)
 
 
 def supervise(options, arguments):
