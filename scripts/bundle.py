@@ -1,5 +1,8 @@
 """Copy files of the bundle to where they are used, unless a person's own stand there.
 
+Modules have their hash in the last line, so an edited one is known and kept. Data (JSON, HTML, Markdown) have none:
+they are copies, edited where they come from; a copy that was edited itself is set aside as FILE.edited.
+
 Reads   files under workflow/bundle/, and config/hardware.json
 Writes  the same files under deepseek_kernel_benchmarks/ (the hardware table goes to scripts/benchlib/)
 
@@ -14,6 +17,7 @@ from pathlib import Path
 from _bootstrap import ROOT
 from roofbench.errors import UserError, run_cli
 from roofbench.render import seal, write_generated
+from roofbench.state import is_edited_copy
 
 SOURCE = ROOT / "workflow" / "bundle"
 
@@ -36,15 +40,27 @@ def main(argv=None):
     options = parser.parse_args(argv)
     for source in options.files:
         target = options.output / destination(source)
-        text = source.read_text()
-        if source.suffix == ".py":
-            if write_generated(target, seal(text), options.overwrite) == "kept":
-                print(f"{target}: kept, because it was edited by hand; --config overwrite=true replaces it")
-            elif os.access(source, os.X_OK):
-                target.chmod(0o755)
-        else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text)
+        try:
+            copy(source, target, options.overwrite)
+        except OSError as error:
+            raise UserError(f"{error.filename or target}: {error.strerror}") from None
+
+
+def copy(source, target, overwrite):
+    """Copy one file; says what became of an edited one."""
+    text = source.read_text()
+    if source.suffix == ".py":
+        if write_generated(target, seal(text), overwrite) == "kept":
+            print(f"{target}: kept, because it was edited by hand; --config overwrite=true replaces it")
+        elif os.access(source, os.X_OK):
+            target.chmod(0o755)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if is_edited_copy(target, source):
+        aside = target.with_name(f"{target.name}.edited")
+        os.replace(target, aside)
+        print(f"{target}: it was edited, and is a copy: edit {os.path.relpath(source)}. The edited one is {aside.name}")
+    target.write_text(text)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "workflow"))
 
-from roofbench.errors import UserError, run_cli  # noqa: E402
+from roofbench.errors import UserError, plural, run_cli  # noqa: E402
 
 
 def main(argv=None):
@@ -64,7 +64,7 @@ def main(argv=None):
         else:
             failed += 1
             print(report.text(), file=sys.stderr)
-            print(f"{script}: {len(report.findings)} findings, not verified", file=sys.stderr)
+            print(f"{script}: {plural(len(report.findings), 'finding')}, not verified", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -5,7 +5,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-for folder in (ROOT / "workflow", ROOT / "workflow" / "bundle" / "scripts", ROOT / "scripts"):
+for folder in (
+    ROOT / "workflow",
+    ROOT / "workflow" / "bundle",
+    ROOT / "workflow" / "bundle" / "scripts",
+    ROOT / "scripts",
+):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 

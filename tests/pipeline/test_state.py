@@ -1,8 +1,11 @@
 """What is worth another try, and what is taken away, without Snakemake."""
 
 import json
+import os
 
 import pytest
+from check_status import account
+from run_all_benchmarks import choose
 
 from roofbench import state
 from roofbench.errors import UserError
@@ -183,3 +186,42 @@ def test_unknown_hardware_is_refused_with_the_names_there_are(tmp_path, table):
     ops_file.write_text("")
     with pytest.raises(UserError, match="expected one of auto, GB200, H200.*Did you mean H200"):
         state.check_files({"ops_file": str(ops_file), "hardware": "H2000"}, table)
+
+
+def test_the_account_of_a_run_says_what_went_wrong_last():
+    ok, cpu = {"status": "ok"}, {"status": "unavailable", "reason": "no GPU"}
+    assert account({"a": cpu, "b": cpu}) == ["nothing could be measured on this machine:", "  2 kernels: no GPU"]
+    assert account({"a": ok}) == ["1 of 1 kernel measured"]
+    wrong = {"status": "incorrect", "reason": "NaN"}
+    assert account({"a": wrong, "b": ok, "c": cpu, "d": {}, "e": {"status": "failed"}}) == [
+        "1 of 5 kernels measured",
+        "not possible on this machine:",
+        "  1 kernel: no GPU",
+        "2 of 5 kernels not measured as they should have been:",
+        "  a: incorrect: NaN",
+        "  e: failed: no reason recorded",
+    ]
+
+
+def test_a_kernel_that_is_not_there_is_answered_with_the_nearest_ones():
+    known = [{"kernel": name} for name in ("rmsnorm", "fused_add_rmsnorm", "bmm_fp8")]
+    assert choose(known, ["bmm_fp8,rmsnorm"]) == [known[0], known[2]] and choose(known, None) == known
+    for wrong, hint in [
+        ("rmsnrom", "did you mean rmsnorm?"),
+        ("FP8", "did you mean bmm_fp8?"),
+        ("qzx", "there are rms"),
+    ]:
+        with pytest.raises(ValueError, match=hint):
+            choose(known, [wrong])
+
+
+def test_an_edited_copy_is_one_that_was_changed_after_its_source(tmp_path):
+    source, copy = tmp_path / "source.json", tmp_path / "copy.json"
+    source.write_text("{}")
+    assert not state.is_edited_copy(copy, source)
+    copy.write_text("{}")
+    assert not state.is_edited_copy(copy, source)
+    copy.write_text('{"a": 1}')
+    assert state.is_edited_copy(copy, source)
+    os.utime(source, (9e9, 9e9))
+    assert not state.is_edited_copy(copy, source)

@@ -43,16 +43,23 @@ def kernels():
 
 def choose(known, wanted):
     """The kernels that were named, in the order of the list. Raises ValueError for a name that is not in it."""
+    wanted = [name for part in wanted or () for name in part.split(",") if name]
     if not wanted:
         return known
-    names = {entry["kernel"]: entry for entry in known}
+    names = [entry["kernel"] for entry in known]
     for name in wanted:
         if name not in names:
-            near = get_close_matches(name, names, 1)
-            raise ValueError(
-                f"there is no kernel {name!r}{f'; did you mean {near[0]}?' if near else ''} (--list shows all)"
-            )
+            near = nearest(name, names)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+            raise ValueError(f"there is no kernel {name!r}; {hint} (--list shows all)")
     return [entry for entry in known if entry["kernel"] in wanted]
+
+
+def nearest(name, names):
+    """The names that are spelt nearly so; without any, up to four that the given one is a part of."""
+    by_lower = {known.lower(): known for known in names}
+    near = get_close_matches(name.lower(), by_lower, 1) or [known for known in by_lower if name.lower() in known][:4]
+    return [by_lower[known] for known in near]
 
 
 def show(known):

@@ -105,6 +105,15 @@ def is_edited(path):
     return path.suffix == ".py" and path.is_file() and not is_ours(path.read_text(errors="replace"))
 
 
+def is_edited_copy(path, source):
+    """Whether a file that is a copy of a source was changed after it was made."""
+    try:
+        changed = os.stat(path).st_mtime_ns > os.stat(source).st_mtime_ns
+        return changed and Path(path).read_bytes() != Path(source).read_bytes()
+    except OSError:
+        return False
+
+
 def holds(path, value):
     """Whether the JSON file holds exactly this value."""
     try:

@@ -115,11 +115,11 @@ def bundled(path):
     return os.path.join(BUNDLE, os.path.relpath(path, SOURCE))
 
 
-def replaceable(path):
-    """The path; an edited file there is made again if `overwrite` says so."""
-    if settings["overwrite"] and state.is_edited(path):
+def replaceable(path, source=None):
+    """Let an edited file be made again if `overwrite` says so, and an edited copy of a data file in any case."""
+    data = source and not source.endswith(".py")
+    if state.is_edited_copy(path, source) if data else settings["overwrite"] and state.is_edited(path):
         again(path)
-    return path
 
 
 def parse_is_lost():
@@ -153,7 +153,7 @@ def sources_of(paths):
     def sources(wildcards):
         chosen = [path.format(**wildcards) for path in paths]
         for path in chosen:
-            replaceable(bundled(path))
+            replaceable(bundled(path), path)
         return chosen
 
     return sources

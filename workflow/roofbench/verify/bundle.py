@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from roofbench.errors import UserError
+from roofbench.errors import UserError, plural
 from roofbench.verify.check import SCHEMA_VERSION, sha256, shown
 from roofbench.verify.findings import Place, Report
 from roofbench.verify.metrics import COLUMNS
@@ -39,7 +39,7 @@ def verify_bundle(folder, manifest, stamp=None):
     report = check_bundle(folder, kernels_of(manifest))
     if not report.ok:
         print(report.text(), file=sys.stderr)
-        print(f"{folder}: {len(report.findings)} findings, not verified", file=sys.stderr)
+        print(f"{folder}: {plural(len(report.findings), 'finding')}, not verified", file=sys.stderr)
         return 1
     if stamp:
         content = {

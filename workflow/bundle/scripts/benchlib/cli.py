@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 
-from benchlib import hardware, journal, resolve, sets
+from benchlib import hardware, journal, resolve, sets, text
 from benchlib.arguments import flat, integers
 from benchlib.point import listed, parse_point
 from benchlib.progress import Progress
@@ -138,7 +138,7 @@ def dry_run(benchmark, points, shown, stream=None):
     for _, _, reason in points:
         if reason:
             out[reason] += 1
-    print(f"{benchmark.kernel}: {count} points, roofline of {shown.name}", file=stream)
+    print(f"{benchmark.kernel}: {text.plural(count, 'point')}, roofline of {shown.name}", file=stream)
     for reason, number in out.items():
         print(f"not applicable: {number} x {reason}", file=stream)
     if torch is None:
