@@ -1,5 +1,6 @@
 """A run in this process: results, statuses, checks, resuming, the command line."""
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -259,6 +260,54 @@ def test_one_point(toy, tmp_path, capsys, monkeypatch):
     assert toy.runtime.calls == calls + 1
     assert cli.main(toy.BENCHMARK, toy.run_benchmarks, ["--point", "plane,1,16"]) == 2
     assert "the ops are a * b, c, plain" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--point", "plain,0,16"], 2, "sizes begin at 1"),
+        (["--point", "plain,1"], 2, "expected op,B,S or op,B,S,L"),
+        (["--record", "not_there.json"], 2, "--record not_there.json: No such file or directory"),
+        (["--record", "bad.json"], 2, "--record bad.json: not JSON"),
+        (["--record", "list.json"], 2, "--record list.json: expected an object, found list"),
+        (["--output", "list.json"], 74, "list.json: cannot be written"),
+        (["--journal", "list.json"], 74, "list.json: cannot be written"),
+        (["--hardware", "H20"], 2, "did you mean H200?"),
+    ],
+)
+def test_bad_arguments_are_explained(toy, tmp_path, capsys, monkeypatch, arguments, code, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.json").write_text("[1")
+    (tmp_path / "list.json").write_text("[1]")
+    toy.runtime.reason = "no GPU"
+    assert cli.main(toy.BENCHMARK, toy.run_benchmarks, arguments) == code
+    shown = capsys.readouterr().err
+    assert said in shown and shown.startswith("toy: ") and shown.count("\n") == 1
+
+
+def test_lengths_that_are_not_swept_are_said_to_have_no_effect(toy, capsys):
+    cli.main(toy.BENCHMARK, toy.run_benchmarks, ["--dry-run", "--kv-lens", "128"])
+    assert "--kv-lens is not swept by this kernel" in capsys.readouterr().err
+
+
+def test_a_single_launch_that_fails_says_why(toy, capsys, monkeypatch):
+    monkeypatch.setenv("MISHAP", "oom:16")
+    assert cli.main(toy.BENCHMARK, toy.run_benchmarks, ["--point", "plain,1,16", "--once"]) == 1
+    assert capsys.readouterr().err.startswith("toy plain B=1 S=16 L=16: oom: CUDA out of memory")
+
+
+def test_a_single_launch_is_in_a_range_of_its_own(toy, capsys, monkeypatch):
+    ranges = []
+
+    @contextlib.contextmanager
+    def mark(label):
+        before = toy.runtime.calls
+        yield
+        ranges.append((label, toy.runtime.calls - before))
+
+    monkeypatch.setattr(toy.runtime, "mark", mark)
+    assert cli.main(toy.BENCHMARK, toy.run_benchmarks, ["--point", "plain,1,16", "--once"]) == 0
+    assert ranges == [("toy plain B=1 S=16 L=16", 1)] and toy.runtime.calls == 1
 
 
 def test_an_option_that_does_not_exist(toy, tmp_path):

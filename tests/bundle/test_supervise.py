@@ -179,6 +179,22 @@ def test_a_second_run_beside_the_first_is_refused(script, place):
         process.wait(timeout=30)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--point-timeout", "-3"], "argument --point-timeout: '-3' is not above 0"),
+        (["--first-timeout", "soon"], "argument --first-timeout: 'soon' is not a number"),
+        (["--crashes", "0"], "argument --crashes: '0': sizes begin at 1"),
+        (["--crashes", "2,3"], "argument --crashes: '2,3' is not one integer"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(script, tmp_path, arguments, said):
+    for program in (command(script, tmp_path / "r"), [sys.executable, str(RUN_ALL), "--output", str(tmp_path / "r")]):
+        done = subprocess.run([*program, *arguments], capture_output=True, text=True)
+        assert done.returncode == 2 and said in done.stderr
+    assert not (tmp_path / "r").exists()
+
+
 def test_all_kernels(script, tmp_path, monkeypatch):
     """The orchestrator from a bundle with one kernel that works and one that does not."""
     import shutil
@@ -208,6 +224,6 @@ def test_all_kernels(script, tmp_path, monkeypatch):
     assert "unavailable" in (bundle / "results" / "benchmark_summary.md").read_text()
     wrong = run("--kernels", "toyy")
     assert wrong.returncode == 2 and "did you mean toy" in wrong.stderr
-    for arguments in (("--kernels", "toyy"), ("--gpus", "foo"), ("--gpus", "99")):
+    for arguments in (("--kernels", "toyy"), ("--gpus", "foo"), ("--gpus", "99"), ("--output", str(script))):
         wrong = run(*arguments)
         assert wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1, wrong.stderr

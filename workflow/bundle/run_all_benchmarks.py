@@ -27,6 +27,7 @@ from benchlib import estimate, gpus, hardware, supervise  # noqa: E402
 from benchlib.arguments import integers  # noqa: E402
 from benchlib.progress import Progress  # noqa: E402
 from benchlib.results import CACHES  # noqa: E402
+from benchlib.status import no_room  # noqa: E402
 
 FAILURES = ("partial", "incorrect", "failed", "timeout")
 POLL = 0.2
@@ -211,12 +212,16 @@ def main(arguments=None):
         return subprocess.call(command + (["--journal", options.journal] if options.journal else []))
     if not chosen:
         parser.error(f"there is no bench_*.py in {SCRIPTS}")
-    options.output.mkdir(parents=True, exist_ok=True)
-    outcomes, stopped = run(chosen, options)
-    if stopped:
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return 130
-    complete = conclude(options.output, [entry["kernel"] for entry in chosen])
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        outcomes, stopped = run(chosen, options)
+        if stopped:
+            print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+            return 130
+        complete = conclude(options.output, [entry["kernel"] for entry in chosen])
+    except OSError as error:
+        print(f"error: {no_room(error, options.output)}", file=sys.stderr)
+        return 2
     bad = [kernel for kernel, (status, _) in outcomes.items() if status in FAILURES]
     if bad:
         print(f"{len(bad)} of {len(chosen)} kernels were not measured as they should have been: {', '.join(bad)}")

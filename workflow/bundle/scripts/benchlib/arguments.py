@@ -1,4 +1,4 @@
-"""Lists of numbers on a command line."""
+"""Numbers, and lists of them, on a command line."""
 
 import argparse
 
@@ -12,6 +12,25 @@ def integers(text):
     if not found or min(found) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: sizes begin at 1")
     return found
+
+
+def positive(text):
+    """A number above 0. Raises ArgumentTypeError."""
+    try:
+        found = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not found > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
+    return found
+
+
+def at_least_one(text):
+    """An integer above 0. Raises ArgumentTypeError."""
+    found = integers(text)
+    if len(found) != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one integer")
+    return found[0]
 
 
 def flat(lists):

@@ -15,7 +15,7 @@ from benchlib.progress import Progress
 from benchlib.results import CACHES
 from benchlib.run import BenchmarkRun
 from benchlib.runtime import get_runtime
-from benchlib.status import EXIT_BUSY, EXIT_DISK, no_room
+from benchlib.status import EXIT_BUSY, EXIT_DISK, classify, no_room
 from benchlib.torch_or_none import TORCH_ERROR, torch
 
 
@@ -79,6 +79,9 @@ def parse(benchmark, run_benchmarks, arguments=None):
             parser.error(f"there is no op {name!r}; the ops are {', '.join(names)}")
     if options.once and not options.point:
         parser.error("--once needs --point")
+    if kv and options.seq_lens or not kv and options.kv_lens:
+        ignored = "--seq-lens" if kv else "--kv-lens"
+        print(f"{benchmark.kernel}: {ignored} is not swept by this kernel and has no effect", file=sys.stderr)
     options.command = [sys.argv[0], *(sys.argv[1:] if arguments is None else arguments)]
     return options
 
@@ -180,22 +183,26 @@ def launch_once(benchmark, op, point, runtime=None):
     except resolve.Unavailable as error:
         print(f"unavailable: {error}")
         return 0
-    x = benchmark.make_inputs(op, point, runtime.device, 0)
-    runtime.synchronize()
     label = f"{benchmark.kernel} {op.name} B={point.B} S={point.S} L={point.L}"
-    with runtime.mark(label):
-        benchmark.call_kernel(kernel, x)
+    try:
+        x = benchmark.make_inputs(op, point, runtime.device, 0)
         runtime.synchronize()
+        with runtime.mark(label):
+            benchmark.call_kernel(kernel, x)
+            runtime.synchronize()
+    except Exception as error:  # whatever a kernel raises
+        missing = resolve.missing_piece(error)
+        if missing:
+            print(f"unavailable: {missing}")
+            return 0
+        print(f"{label}: {': '.join(classify(error))}", file=sys.stderr)
+        return 1
     print(f"launched once: {label} ({kernel.target})")
     return 0
 
 
 def run_options(options):
     """Options of a BenchmarkRun from the command line."""
-    record = None
-    if options.record:
-        with open(options.record, encoding="utf-8") as stream:
-            record = json.load(stream)
     return {
         "hardware": options.hardware,
         "cache": options.cache,
@@ -204,8 +211,22 @@ def run_options(options):
         "journal_dir": options.journal,
         "resume": not options.fresh,
         "command": options.command,
-        "record": record,
+        "record": facts(options.record) if options.record else None,
     }
+
+
+def facts(path):
+    """The JSON object in a file. Raises ValueError with what is wrong with it."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            found = json.load(stream)
+    except OSError as error:
+        raise ValueError(f"--record {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"--record {path}: not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"--record {path}: expected an object, found {type(found).__name__}")
+    return found
 
 
 def measure(benchmark, run_benchmarks, points, options):

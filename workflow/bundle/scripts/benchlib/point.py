@@ -144,6 +144,8 @@ def parse_point(text, ops, phase=None):
         raise ValueError(f"point {text!r}: expected op,B,S or op,B,S,L")
     label = found.group(1).strip()
     numbers = [int(number) for number in found.group(2).split(",")[1:]]
+    if min(numbers) < 1:
+        raise ValueError(f"point {text!r}: sizes begin at 1")
     B, S = numbers[:2]
     found = [op for op in ops if op.name == label and phase in (None, op.phase)]
     if not found:

@@ -22,14 +22,11 @@ from benchlib.runtime import get_runtime
 from benchlib.torch_or_none import TORCH_ERROR, torch
 
 SCRIPTS = Path(__file__).resolve().parent.parent
-OLDEST_PYTHON = (3, 10)
 
 
 def machine(runtime):
     """Lines about python, torch, the driver, the packages and the GPUs."""
     lines = [f"python {platform.python_version()} on {platform.machine()}"]
-    if sys.version_info < OLDEST_PYTHON:
-        lines[0] += f": needs {'.'.join(map(str, OLDEST_PYTHON))} or newer"
     lines.append(f"torch {torch.__version__}, CUDA {torch.version.cuda}" if torch else TORCH_ERROR)
     lines.append(f"driver {stack.driver_version() or 'not found'}")
     packages = stack.package_versions()

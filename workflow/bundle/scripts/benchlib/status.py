@@ -10,6 +10,7 @@ EXIT_BUSY = 73
 EXIT_DISK = 74
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+NO_PLACE = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG)
 
 
 def overall(records):
@@ -44,6 +45,8 @@ def classify(error):
 
 def no_room(error, place):
     """What to say where results cannot be written. Raises an error of another kind again."""
+    if error.errno in NO_PLACE:
+        return f"{error.filename or place}: cannot be written: {error.strerror}"
     if error.errno not in NO_ROOM:
         raise error
     return f"{error.filename or place}: {error.strerror}. What was measured is in the journal: make room and run again"

@@ -25,6 +25,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchlib import gpus, hardware, journal, peaks, results
+from benchlib.arguments import at_least_one, positive
 from benchlib.status import ATTEMPT, EXIT_BUSY, EXIT_DISK, EXIT_RESTART, no_room, overall
 
 POLL = 0.1
@@ -335,11 +336,11 @@ def add_arguments(parser):
     parser.add_argument("--gpus", default=os.environ.get("ROOFBENCH_GPUS"), help="such as 0,2; default: all visible")
     busy = os.environ.get("ROOFBENCH_BUSY") or "report"
     parser.add_argument("--busy", choices=gpus.POLICIES, default=busy, help=f"if others use a GPU: default {busy}")
-    parser.add_argument("--gpu-timeout", type=float, help="seconds to wait for a GPU; default: no limit")
-    parser.add_argument("--start-timeout", type=float, default=Limits.start, help="seconds for imports")
-    parser.add_argument("--first-timeout", type=float, default=Limits.first, help="seconds for the first point")
-    parser.add_argument("--point-timeout", type=float, default=Limits.point, help="seconds for any other point")
-    parser.add_argument("--crashes", type=int, default=Limits.crashes, help="give up after so many in a row")
+    parser.add_argument("--gpu-timeout", type=positive, help="seconds to wait for a GPU; default: no limit")
+    parser.add_argument("--start-timeout", type=positive, default=Limits.start, help="seconds for imports")
+    parser.add_argument("--first-timeout", type=positive, default=Limits.first, help="seconds for the first point")
+    parser.add_argument("--point-timeout", type=positive, default=Limits.point, help="seconds for any other point")
+    parser.add_argument("--crashes", type=at_least_one, default=Limits.crashes, help="give up after so many in a row")
 
 
 def main(arguments=None):
