@@ -74,14 +74,15 @@ def test_all_of_a_small_ops_file_with_its_report(project):
 def test_the_steps_of_a_model_and_the_choice_of_paths(project):
     project.write(("rmsnorm",), L=61)
     jobs = project.run("all").jobs
-    assert jobs == {"parse_ops": 1, "copy_steps": 1, "model_time": 1, "check_status": 1}
+    added_up = {"aggregate": 1, "plot": 1, "model_time": 1, "check_status": 1}
+    assert jobs == {"parse_ops": 1, "copy_steps": 1, **added_up}
     steps = json.loads(project.file("deepseek_kernel_benchmarks/scripts/benchlib/model_steps.json").read_text())
     assert steps["layers"] == 61 and {step["name"] for step in steps["steps"]} == {"decode", "prefill"}
     assert "None of its 1 ops is measured." in project.file(f"{RESULTS}/model_time.md").read_text()
     lines = list(csv.DictReader(project.file(f"{RESULTS}/model_time.csv").open()))
     assert lines and {(line["ops"], line["complete"]) for line in lines} == {("1", "no")}
     chosen = ["--config", "paths=q_a_layernorm=fastest"]
-    assert project.run("all", *chosen).jobs == {"model_time": 1, "check_status": 1}
+    assert project.run("all", *chosen).jobs == added_up
     assert project.run("all", *chosen).jobs == {}
     output = project.run("all", "--config", "paths=q_layernorm=fastest", status=1).output
     assert "paths: no step of the model has the op q_layernorm. Did you mean q_a_layernorm?" in output

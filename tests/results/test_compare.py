@@ -171,7 +171,117 @@ def test_a_slower_gpu_is_no_regression_unless_strict(two_sets, tmp_path):
     assert run(two_sets, "old", str(tmp_path / "h100")) == 0
     assert run(two_sets, "old", str(tmp_path / "h100"), "--strict") == 1
     text = (two_sets / "out" / "comparison.md").read_text()
-    assert "the bandwidths of H200 and H100 give 1.433" in text
+    assert "From H200 (4.8 TB/s) to H100 (3.35 TB/s, both datasheet)" in text
+    assert "a memory-bound point should take **1.433 times as long**" in text
+
+
+def gpu(name, bandwidth, **fields):
+    return roofs.Roofs(name, {"bf16": 1000e12, "fp8": 2000e12}, bandwidth, **fields)
+
+
+def between(old_roofs, new_roofs, *pairs):
+    """A Comparison of (op, bytes, FLOPs, milliseconds on either GPU)."""
+    sets = [[], []]
+    for op, nbytes, flops, *times in pairs:
+        for rows, ms in zip(sets, times, strict=True):
+            rows.append(row("k", op, ms=ms, bytes=nbytes, flops=flops, compute_dtype="bf16", bound="memory"))
+    old, new = (resultset.ResultSet(Path(name), rows) for name, rows in zip(("old", "new"), sets, strict=True))
+    return compare.compare(old, new, (), old_roofs, new_roofs)
+
+
+def test_between_gpus_memory_bound_points_follow_the_ratio_of_the_bandwidths():
+    """4 TB/s and 2 TB/s: what is at 80 % of the roof takes twice as long, and what is not says nothing."""
+    found = between(
+        gpu("A", 4e12),
+        gpu("B", 2e12),
+        ("follows", 80e6, 1e6, 0.025, 0.051),
+        ("slow here", 80e6, 1e6, 0.025, 0.080),
+        ("slow there", 80e6, 1e6, 0.060, 0.050),
+        ("short", 1e3, 1e3, 0.002, 0.002),
+        ("compute", 1e6, 80e9, 0.100, 0.100),
+    )
+    by_op = {pair.current.op: pair for pair in found.pairs}
+    assert {op: pair.expected for op, pair in by_op.items()} == pytest.approx(
+        {"follows": 2, "slow here": 2, "slow there": 2, "short": 2, "compute": 1}
+    )
+    assert {op: pair.follows for op, pair in by_op.items()} == {
+        "follows": True, "slow here": False, "slow there": False, "short": None, "compute": True,
+    }  # fmt: skip
+    assert by_op["compute"].limit == "compute" and by_op["follows"].limit == "memory"
+    assert by_op["slow here"].off == pytest.approx(0.6)
+    assert by_op["slow here"].shares == pytest.approx((0.8, 0.5))
+
+
+def test_measured_bandwidths_count_where_both_are_measured():
+    one, two = ("x", 40e6, 1e6, 0.0125, 0.025), ("c", 1e6, 80e9, 0.1, 0.1)
+    old = gpu("A", 4e12, measured_bandwidth=3.6e12, measured_compute={"bf16": 800e12})
+    found = between(old, gpu("B", 2e12, measured_bandwidth=1.9e12), one, two)
+    assert found.pairs[0].expected == pytest.approx(3.6 / 1.9)
+    # The measured rate of one GPU and the datasheet's of the other make no ratio.
+    assert found.pairs[1].expected == pytest.approx(1.0)
+    assert between(old, gpu("B", 2e12), one).pairs[0].expected == pytest.approx(2.0)
+
+
+def test_on_one_gpu_and_on_an_unknown_one_nothing_is_predicted():
+    one = ("x", 80e6, 1e6, 0.025, 0.080)
+    for new in (gpu("A", 4e12), replace(gpu("B", 2e12), assumed=True)):
+        found = between(gpu("A", 4e12), new, one)
+        assert (found.pairs[0].expected, found.pairs[0].follows) == (None, None)
+        assert "What the roofs predict" not in compare_report.markdown(found, ["a", "b"], roofs=(gpu("A", 4e12), new))
+
+
+def test_the_report_names_what_does_not_follow():
+    pair = gpu("A", 4e12), gpu("B", 2e12)
+    found = between(
+        *pair, ("good", 80e6, 1e6, 0.025, 0.051), ("bad", 80e6, 1e6, 0.025, 0.080), ("s", 1e3, 1e3, 2e-3, 2e-3)
+    )
+    text = compare_report.markdown(found, ["a", "b"], roofs=pair)
+    assert "From A (4 TB/s) to B (2 TB/s, both datasheet), a memory-bound point should take **2.000 times" in text
+    assert "take **2.620 times as long** in the median; 1 of them are within 10%" in text
+    assert "| `k` | memory | 2 | 2.000 | 2.620 | 2.040 – 3.200 | 1 |" in text
+    assert "| `k` | bad | decode B=1 | 2.000 | 3.200 | +60% | 80 % | 50 % |" in text
+    assert "The other 1 point (median ratio 1.000) are below 50% of the roof" in text
+    assert "regression" not in text.split("## Method")[0]
+    lines = list(csv.DictReader(compare_report.csv_text(found).splitlines()))
+    assert [(line["expected"], line["limit"], line["follows"]) for line in lines] == [
+        ("2.0000", "memory", "yes"), ("2.0000", "memory", "no"), ("2.0000", "memory", ""),
+    ]  # fmt: skip
+
+
+def write_csv(path, rows):
+    """A bare CSV of (bandwidth in GB/s, share in percent) of one memory-bound point each."""
+    lines = [",".join(resultset.COLUMNS)]
+    for number, (gbs, share) in enumerate(rows, 1):
+        lines.append(f"rmsnorm,enorm,decode,{number},1,{number},7168,0,0.01,100,{share:.2f},{gbs:.2f},1.25,memory")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_bare_csv_says_by_its_shares_which_gpu_it_was(tmp_path, capsys):
+    old = write_csv(tmp_path / "old.csv", [(4800 * share / 100, share) for share in (6.25, 12.5, 50, 80)])
+    new = write_csv(tmp_path / "new.csv", [(3350 * share / 100, share) for share in (6.25, 12.5, 50, 80)])
+    assert roofs.choose(resultset.load(old)).name == "H200"
+    assert roofs.choose(resultset.load(new)).name == "H100"
+    slow = new.read_text().replace(",0.01,", ",0.02,")
+    new.write_text(slow)
+    command = ["--baseline", str(old), "--current", str(new), "--output", str(tmp_path / "out")]
+    assert compare_results.main(command) == 0
+    assert "not counted as regressions: H200 and H100 are different GPUs" in capsys.readouterr().out
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert "Peaks of the baseline set: H200 (the entry of the hardware table that the file's own peak_pct fits)" in text
+    other = write_csv(tmp_path / "other.csv", [(1000 * share / 100, share) for share in (6.25, 50)])
+    assert (found := roofs.choose(resultset.load(other))).assumed
+    assert found.source == "assumed: nothing says which GPU it was"
+
+
+def test_what_is_not_measured_any_more_is_named_with_its_reason():
+    one = row("rmsnorm", "enorm")
+    gone = replace(one, latency_ms=None, extra={"status": "failed", "reason": "it raised"})
+    found = compare.compare(resultset.ResultSet(Path("old"), [one]), resultset.ResultSet(Path("new"), [gone]))
+    assert [pair.current.op for pair in found.lost] == ["enorm"]
+    text = compare_report.markdown(found, ["old", "new"])
+    assert "## Not measured in the current set" in text
+    assert "| `rmsnorm` | enorm | decode | 1 | it raised |" in text
 
 
 def test_what_cannot_be_compared_is_an_error(two_sets, tmp_path, capsys):

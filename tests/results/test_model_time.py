@@ -17,6 +17,7 @@ whole step is 0.388 + 0.050 = 0.438 ms. At most 2 / 0.5 ms = 4000 tokens a secon
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,9 +107,53 @@ def test_headroom_ranks_by_what_the_step_gains(step):
 def test_headroom_over_several_points_is_the_mean_share(step):
     faster = [row("n", "norm", 0.010, nbytes=2e6, B=4), row("a", "attn", 0.080, flops=8e9, L=64, B=4)]
     steps = model_time.step_times(STEPS, ROWS + faster, GPU)
-    shares = {kernel: share for kernel, _, share, _ in headroom.overall(steps)}
-    assert shares["a"] == pytest.approx((0.16 + 0.0) / 2)
-    assert shares["n"] == pytest.approx((0.064 + 0.032 / 0.36) / 2)
+    found = {item.kernel: item for item in headroom.overall(steps)}
+    assert found["a"].share == pytest.approx((0.16 + 0.0) / 2)
+    assert found["n"].share == pytest.approx((0.064 + 0.032 / 0.36) / 2)
+    assert (found["n"].largest, found["n"].where) == (pytest.approx(0.032 / 0.36), "B=4 KV=64")
+    assert [item.kernel for item in headroom.overall(steps)] == ["a", "n", "g"]
+
+
+def test_a_kernel_is_fixed_with_all_of_its_ops():
+    """Two ops of one kernel save 0.02 ms each of 0.2 ms, one op of another 0.03 ms: the first comes first."""
+    slots = [slot(op, 1, path(op, (kernel, op))) for kernel, op in (("two", "x"), ("two", "y"), ("one", "z"))]
+    steps = {"steps": [{"name": "decode", "phase": "decode", "slots": slots}]}
+    rows = [row("two", "x", 0.07, nbytes=50e6), row("two", "y", 0.07, nbytes=50e6), row("one", "z", 0.06, nbytes=30e6)]
+    found = headroom.overall(model_time.step_times(steps, rows, GPU))
+    assert [(item.kernel, item.ops) for item in found] == [("two", ("x", "y")), ("one", ("z",))]
+    assert [item.share for item in found] == pytest.approx([0.04 / 0.2, 0.03 / 0.2])
+
+
+MEASURED = roofs.Roofs("test", {"bf16": 100e12}, 1e12, {"bf16": 90e12}, 0.8e12, launch_floor_ms=0.004)
+
+
+def test_nobody_gets_below_the_measured_roofs_and_the_launch_floor():
+    """The example on a GPU that reaches 0.8 TB/s and 90 TFLOP/s itself and takes 4 µs to launch.
+
+    norm: 2e6 B take 0.0025 ms, so the launch's 0.004 count: 4 × (0.010 - 0.004) = 0.024; attn: 8e9 FLOP take 0.0889:
+    4 × 0.0111 = 0.0444; gate: 2e7 B take 0.025, more than the 0.020 that it needs: 0.
+    """
+    (step,) = model_time.step_times(STEPS, ROWS, MEASURED)
+    first, second, third = headroom.rank(step)
+    assert [item.kernel for item in (first, second, third)] == ["a", "n", "g"]
+    assert first.gain_ms == pytest.approx(4 * (0.100 - 8e9 / 90e12 * 1e3))
+    assert (second.gain_ms, second.attainable_ms) == (pytest.approx(0.024), pytest.approx(0.016))
+    assert third.gain_ms == 0
+    # What the datasheet says is still there, and the time at its roofline is as before.
+    assert [item.roof_gain_ms for item in (first, second, third)] == pytest.approx([0.080, 0.032, 0.0])
+    assert first.efficiency == pytest.approx(0.8)
+    assert (step.roof_ms, step.light_ms) == (pytest.approx(0.388), pytest.approx(0.438))
+    assert step.attainable_ms == pytest.approx(0.500 - 0.024 - first.gain_ms)
+
+
+def test_a_short_kernel_ranks_by_what_the_launch_leaves():
+    """1.1 µs for bytes of nanoseconds, 100 times, is no headroom; 20 µs above an attainable of 60 is."""
+    slots = [slot("tiny", 100, path("t", ("t", "tiny"))), slot("big", 1, path("b", ("b", "big")))]
+    steps = {"steps": [{"name": "decode", "phase": "decode", "slots": slots}]}
+    rows = [row("t", "tiny", 0.0011, nbytes=10e3), row("b", "big", 0.080, nbytes=48e6)]
+    (step,) = model_time.step_times(steps, rows, replace(MEASURED, launch_floor_ms=0.001))
+    assert [(item.kernel, round(item.gain_ms, 6)) for item in headroom.rank(step)] == [("b", 0.02), ("t", 0.01)]
+    assert [item.kernel for item in sorted(headroom.rank(step), key=lambda item: -item.roof_gain_ms)] == ["t", "b"]
 
 
 def test_a_kernel_above_the_roof_has_no_negative_gain():
@@ -167,16 +212,40 @@ def test_choices_override_the_steps_and_must_exist():
 
 def test_the_report_never_hides_a_gap(step):
     text = model_time_report.markdown([step], "Model time", ["host time"])
-    assert "| B=2 KV=64 | 3 of 4 | ≥ 0.500 ms | 0.388 ms | 77.6 % | 0.438 ms | ≤ 4 000 |" in text
+    assert "| B=2 KV=64 | 3 of 4 | ≥ 0.500 ms | 0.388 ms | 0.388 ms | 77.6 % | 0.438 ms | ≤ 4 000 |" in text
     assert "Not measured at any point: mlp (`m`)." in text
     assert "Not part of any total: host time." in text
-    assert "1. `a` for attn: reaching the roof would save 16.0% of the step" in text
+    assert "At B=2 KV=64, a step of 0.500 ms or more (3 of 4 ops)" in text
+
+
+def test_the_answer_comes_first(step):
+    text = model_time_report.markdown([step], "Model time", roof=GPU)
+    assert text.startswith("# Model time\n\n## Fix these three first\n")
+    first = text.split("## How to read it")[0]
+    assert "| 1 | `a` (attn): **16.0 %** |" in first and "| 2 | `n` (norm): **6.4 %** |" in first
+    assert "`g`" not in first
+    assert "decode over 3 of 4 ops, a lower bound, mean of 1 point" in first
+    assert "Not ranked, because not measured (at some points): `m`." in first
+    assert "without measured peaks it is the datasheet's roof" in text
+    measured = model_time_report.markdown([step], "Model time", roof=MEASURED)
+    assert "the roofs measured on it (800 GB/s) and the launch floor of 4.00 µs a call." in measured
+
+
+def test_what_is_complete_is_no_lower_bound():
+    rows = [row for row in ROWS if row.kernel != "m"] + [row("m", "mlp", 0.060, nbytes=50e6)]
+    (step,) = model_time.step_times(STEPS, rows, GPU)
+    text = model_time_report.markdown([step], "Model time")
+    assert "decode over all 4 ops, mean of 1 point" in text
+    assert "≥" not in text.replace("A time marked ≥", "") and "lower bound, " not in text.replace(
+        "is a lower bound, b", ""
+    )
 
 
 def test_the_tables(step):
     (line,) = csv.DictReader(model_time_report.steps_csv([step]).splitlines())
     assert (line["measured_ops"], line["ops"], line["complete"]) == ("3", "4", "no")
     assert (line["time_ms"], line["speed_of_light_ms"]) == ("0.500000", "0.438000")
+    assert line["attainable_ms"] == "0.388000"
     lines = list(csv.DictReader(model_time_report.ops_csv([step]).splitlines()))
     assert [(line["op"], line["share"], line["gain_ms"]) for line in lines] == [
         ("norm", "0.0800", "0.032000"),
@@ -214,6 +283,10 @@ def test_headroom_as_a_table(step):
     assert [(line["rank"], line["kernel"]) for line in lines] == [("1", "a"), ("2", "n"), ("3", "g")]
     assert [float(line["gain_ms"]) for line in lines] == pytest.approx([0.080, 0.032, 0.0])
     assert [float(line["speedup"]) for line in lines] == pytest.approx([1.1905, 1.0684, 1.0], abs=1e-4)
+    (step,) = model_time.step_times(STEPS, ROWS, MEASURED)
+    lines = list(csv.DictReader(model_time_report.headroom_csv([step]).splitlines()))
+    assert [float(line["attainable_total_ms"]) for line in lines] == pytest.approx([0.355556, 0.016, 0.060])
+    assert [float(line["roofline_gain_ms"]) for line in lines] == pytest.approx([0.080, 0.032, 0.0])
 
 
 WRITTEN = ["headroom.csv"] + [f"model_time{end}" for end in (".csv", ".md", ".png", ".svg", "_ops.csv")]

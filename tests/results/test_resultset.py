@@ -1,9 +1,10 @@
 import json
+from dataclasses import replace
 
 import pytest
 import synthetic
 
-from benchlib import resultset, roofs
+from benchlib import resultset, roofs, text
 from benchlib.resultset import ResultError
 
 HEADER = ",".join(resultset.COLUMNS)
@@ -103,3 +104,43 @@ def test_roofs_come_from_the_runs_the_table_or_a_name(tmp_path):
     found = roofs.choose(results)
     assert (found.compute, found.measured_compute) == ({"bf16": 989e12}, {"bf16": 800e12})
     assert roofs.choose(results, "B200").measured_bandwidth is None
+
+
+def test_what_is_attainable_is_the_measured_roof_or_the_launch():
+    found = replace(ROOFS, launch_floor_ms=0.001)
+    big = resultset.Row("k", "o", "decode", 1, 1, 1, flops=1e11, bytes=1e9, compute_dtype="bf16", latency_ms=20.0)
+    small = replace(big, bytes=1e3, flops=1e3)
+    assert (found.attainable_ms(big), found.limit(big)) == (pytest.approx(2.0), "memory")
+    assert (found.attainable_ms(small), found.limit(small)) == (0.001, "launch")
+    assert (ROOFS.attainable_ms(small), ROOFS.limit(small)) == (pytest.approx(2e-6), "memory")
+    unknown = replace(big, compute_dtype="fp4", peak_pct=25.0)
+    assert found.attainable_ms(unknown) is None
+    assert roofs.attainable_ms(unknown, found) == pytest.approx(5.0)
+    assert roofs.attainable_ms(replace(unknown, peak_pct=None), found) is None
+
+
+def test_the_sidecar_gives_the_digits_that_the_csv_lacks_unless_it_was_edited(tmp_path):
+    listed = [p for p in synthetic.points() if p["kernel"] == "topk_sigmoid"][:2]
+    synthetic.write_results(tmp_path, listed)
+    sidecar, table = tmp_path / "topk_sigmoid.jsonl", tmp_path / "topk_sigmoid.csv"
+    run, *points = map(json.loads, sidecar.read_text().splitlines())
+    points[0]["peak_pct"], points[1]["peak_pct"] = 0.0024, 0.0024
+    sidecar.write_text("\n".join(map(json.dumps, [run, *points])))
+    header, *lines = (line.split(",") for line in table.read_text().splitlines())
+    lines[0][10], lines[1][10] = "0.00", "7.00"
+    table.write_text("\n".join(map(",".join, [header, *lines])) + "\n")
+    assert [row.peak_pct for row in resultset.load(tmp_path).rows] == [0.0024, 7.0]
+
+
+def test_a_gpu_that_the_table_lacks_has_no_roofs(tmp_path):
+    synthetic.write_results(tmp_path, synthetic.points()[:3], gpu="NVIDIA X9000")
+    found = roofs.choose(resultset.load(tmp_path))
+    assert (found.name, found.compute, found.bandwidth) == ("NVIDIA X9000", {}, None)
+
+
+@pytest.mark.parametrize(
+    ("share", "written"),
+    [(0.123, "12.3 %"), (0.0004, "<0.1 %"), (0.0005, "0.1 %"), (0.0, "0 %"), (1.0, "100.0 %"), (None, "–")],
+)
+def test_a_small_share_is_not_written_as_nothing(share, written):
+    assert text.percent(share) == written

@@ -1,13 +1,15 @@
 import itertools
 import json
+import math
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import synthetic
 
-from benchlib import labels, resultset, roofline_plot, roofs, text
+from benchlib import interactive, labels, resultset, roofline_plot, roofs, text
 
 GB200 = roofs.Roofs("GB200", synthetic.GB200, 8000e9)
 
@@ -117,3 +119,87 @@ def test_the_command_draws_points_alone_and_says_what_is_missing(tmp_path, capsy
     assert (tmp_path / "out" / "roofline.svg").exists()
     assert plot_roofline.main([*arguments, "--scripts", str(tmp_path)]) == 2
     assert "nothing to plot" in capsys.readouterr().err
+
+
+# Linear RGB as red- and green-blind eyes see it (Machado, Oliveira and Fernandes 2009, severity 1).
+SIGHT = {
+    "normal": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "protan": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    "deutan": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+}
+XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
+
+
+def times(matrix, vector):
+    return [sum(a * b for a, b in zip(line, vector, strict=True)) for line in matrix]
+
+
+def lab(colour, sight):
+    """CIE L*a*b* of a colour as somebody sees it."""
+    rgb = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+    seen = [min(1.0, max(0.0, value)) for value in times(SIGHT[sight], linear)]
+    white = (0.95047, 1.0, 1.08883)
+    found = [value / full for value, full in zip(times(XYZ, seen), white, strict=True)]
+    x, y, z = [v ** (1 / 3) if v > 0.008856 else 7.787 * v + 16 / 116 for v in found]
+    return 116 * y - 16, 500 * (x - y), 200 * (y - z)
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+def test_categories_can_be_told_apart_by_everybody(sight):
+    """Differences of more than 10 are seen at a glance; points are small, so twice that is asked for."""
+    colours = {name: colour for name, colour in roofline_plot.COLOURS.items() if name}
+    for one, two in itertools.combinations(colours, 2):
+        assert math.dist(lab(colours[one], sight), lab(colours[two], sight)) > 25, (one, two)
+
+
+def test_letters_can_be_read():
+    for colour in roofline_plot.COLOURS.values():
+        dark = roofline_plot._luminance(roofline_plot._darker(colour))
+        assert 1.05 / (dark + 0.05) >= 4.5
+        ink = sorted([roofline_plot._luminance(colour), roofline_plot._luminance(roofline_plot.ink_on(colour))])
+        assert (ink[1] + 0.05) / (ink[0] + 0.05) >= 3
+
+
+def test_the_launch_floor_ends_at_the_roof():
+    found = roofs.Roofs("x", {}, 4e12, launch_floor_ms=0.001)
+    assert roofline_plot.floor_line(found, 1e3, 1e9) == [(1e3, 1e9), (4e6, 4e12)]
+    assert roofline_plot.floor_line(found, 1e3, 2e6) == [(1e3, 1e9), (2e6, 2e12)]
+    assert roofline_plot.floor_line(found, 1e7, 1e9) == roofline_plot.floor_line(GB200, 1e3, 1e9) == []
+
+
+def test_points_that_have_no_roof_here_are_named():
+    hopper = roofs.Roofs("H200", synthetic.H200, 4800e9)
+    rows = [row(kernel="g", flops=1, bytes=1, compute_dtype="fp4"), row(kernel="n", flops=1, bytes=1)]
+    assert roofline_plot.homeless(rows, hopper) == "Not measured and without a roof on H200: FP4: g (1)"
+    assert roofline_plot.homeless(rows[1:], hopper) == ""
+
+
+def drawn(rows, chosen):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    figure = roofline_plot.draw(pyplot, rows, chosen)
+    names = {entry.get_text() for legend in figure.legends for entry in legend.get_texts()}
+    crosses = [c for axis in figure.axes for c in axis.collections if len(c.get_facecolor()) and c.get_zorder() == 6]
+    words = [artist.get_text() for artist in figure.texts]
+    pyplot.close(figure)
+    return names, crosses, words
+
+
+def test_flags_are_marked_and_in_the_legend():
+    plain = row(flops=4e9, bytes=2e9, latency_ms=2.0)
+    hot = replace(plain, B=2, flags=("throttled",))
+    names, crosses, _ = drawn(
+        [plain, hot, replace(plain, B=4, flags=("suspect",))], replace(GB200, launch_floor_ms=1e-3)
+    )
+    assert {"throttled", "suspect: above 105 % of the measured roof", "launch floor, 1.00 µs"} <= names
+    assert [len(found.get_offsets()) for found in crosses] == [1]
+    names, crosses, _ = drawn([plain], GB200)
+    assert not crosses and "throttled" not in names and not any("launch" in name for name in names)
+
+
+def test_without_any_peak_the_points_are_still_drawn(tmp_path):
+    unknown = roofs.Roofs("X9000", {}, None)
+    rows = [row(flops=4e9, bytes=2e9, latency_ms=2.0), row(kernel="c", flops=0, bytes=2e9, latency_ms=2.0)]
+    _, _, words = drawn(rows, unknown)
+    assert any("the peaks of X9000 are unknown" in line for line in words)
+    assert interactive.page_data(rows, unknown, "Roofline")["roofs"] == []

@@ -54,19 +54,22 @@ def run(options):
     result = compare.compare(*sets, points, *chosen)
     if not result.pairs:
         raise resultset.ResultError(f"no row of {options.baseline} stands for a point of {options.current}")
+    paths = options.baseline, options.current
     devices = [" and ".join(part.devices()) for part in sets]
-    names = [device or path.name for device, path in zip(devices, (options.baseline, options.current), strict=True)]
+    names = [device or path.name for device, path in zip(devices, paths, strict=True)]
     if names[0] == names[1]:
-        names = [f"{name} ({path})" for name, path in zip(names, (options.baseline, options.current), strict=True)]
+        names = [f"{name} ({path})" for name, path in zip(names, paths, strict=True)]
     for path in compare_report.write(result, options.output, names, options.threshold, chosen):
         print(path)
-    return report(result, options, devices)
+    return report(result, options, chosen)
 
 
-def report(result, options, devices):
+def report(result, options, chosen):
     """Print the verdict; returns 1 where it should fail."""
     regressions = result.regressions(options.threshold)
     print(f"{result.joined_rows} of {result.baseline_rows} rows joined, {len(result.compared)} points compared")
+    if result.lost:
+        print(f"{len(result.lost)} points of the baseline are not measured in the current set")
     for pair in regressions[:10]:
         row = pair.current
         print(f"slower: {row.kernel} {row.op} {row.phase} {row.where()}: {pair.ratio:.2f} times the baseline")
@@ -74,8 +77,8 @@ def report(result, options, devices):
         print(f"… and {len(regressions) - 10} more")
     if not regressions:
         return 0
-    if all(devices) and devices[0] != devices[1] and not options.strict:
-        print(f"not counted as regressions: {devices[0]} and {devices[1]} are different GPUs")
+    if compare.between_gpus(*chosen) and not options.strict:
+        print(f"not counted as regressions: {chosen[0].name} and {chosen[1].name} are different GPUs")
         return 0
     return 1
 

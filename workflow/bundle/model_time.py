@@ -51,23 +51,12 @@ def run(options):
     rows = resultset.annotate(results.rows, points)
     rows += resultset.unlisted(points, rows)
     chosen = roofs.choose(results, options.hardware)
-    found = model_time.step_times(steps, rows, chosen, choices(options.path))
+    found = model_time.step_times(steps, rows, chosen, model_time.choices(options.path))
     reason = steps.get("reason") or ("" if steps["steps"] else "the ops file has no op tables of a phase")
     devices = " and ".join(results.devices())
     title = f"Model time on {devices}" if devices else f"Model time at the roof of {chosen.name}"
     output = options.output or (options.results if options.results.is_dir() else options.results.parent)
-    return model_time_report.write(found, output, title, steps.get("outside", ()), reason)
-
-
-def choices(texts):
-    """{op: path} of texts like ``experts=cutlass``; raises ResultError where one has another form."""
-    found = {}
-    for item in texts:
-        op, sign, path = item.rpartition("=")
-        if not (op and sign and path):
-            raise resultset.ResultError(f"--path {item!r}: expected OP=PATH, such as experts=fastest")
-        found[op] = path
-    return found
+    return model_time_report.write(found, output, title, steps.get("outside", ()), reason, roof=chosen)
 
 
 if __name__ == "__main__":

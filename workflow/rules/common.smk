@@ -191,11 +191,15 @@ def model_steps(wildcards):
     return MODEL_STEPS
 
 
-def chosen_paths(wildcards):
-    """Input function without files, for the job that adds up. Asks for it again where `paths` changed."""
-    if os.path.exists(ADDED_UP_WITH) and not state.holds(ADDED_UP_WITH, settings["paths"]):
-        again(ADDED_UP_WITH)
-    return []
+def chosen_paths(path):
+    """Input function without files, for a job that adds up. Asks for it again where `paths` changed."""
+
+    def nothing(wildcards):
+        if os.path.exists(ADDED_UP_WITH) and not state.holds(ADDED_UP_WITH, settings["paths"]):
+            again(path)
+        return []
+
+    return nothing
 
 
 def before_comparison():

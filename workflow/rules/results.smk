@@ -1,5 +1,6 @@
 # From the results of every kernel to one table, a summary, pictures, the time of a step, and a verdict.
 CAPTIONS = "../report"
+CHOSEN_PATHS = [f"--path={op}={path}" for op, path in settings["paths"].items()]
 
 
 localrules:
@@ -14,8 +15,10 @@ localrules:
 rule aggregate:
     input:
         listing_kernels(AGGREGATED),
+        chosen_paths(AGGREGATED),
         csv=tables,
         sidecars=sidecars,
+        steps=rules.copy_steps.output,
         library=rules.copy_library.output,
         code=["scripts/aggregate.py"],
     output:
@@ -39,8 +42,10 @@ rule aggregate:
     params:
         kernels=selection,
         results=lambda wildcards, output: os.path.dirname(output.table),
+        chosen=CHOSEN_PATHS,
     shell:
-        "python scripts/aggregate.py --results {params.results} --kernels {params.kernels} 2>&1 | tee {log} >&2 && "
+        "python scripts/aggregate.py --results {params.results} --steps {input.steps} --kernels {params.kernels}"
+        " {params.chosen:q} 2>&1 | tee {log} >&2 && "
         "python -c 'import json, sys; print(json.dumps(sys.argv[1:]))' {params.kernels} > {output.selection}"
 
 
@@ -84,7 +89,7 @@ rule plot:
 
 rule model_time:
     input:
-        chosen_paths,
+        chosen_paths(ADDED_UP_WITH),
         table=rules.aggregate.output.table,
         sidecars=sidecars,
         steps=rules.copy_steps.output,
@@ -135,7 +140,7 @@ rule model_time:
     params:
         kernels=selection,
         results=lambda wildcards, output: os.path.dirname(output.steps),
-        chosen=[f"--path={op}={path}" for op, path in settings["paths"].items()],
+        chosen=CHOSEN_PATHS,
         paths=json.dumps(settings["paths"]),
     shell:
         "python {input.tool} --results {params.results} --steps {input.steps} --kernels {params.kernels}"

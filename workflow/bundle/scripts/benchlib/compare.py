@@ -11,6 +11,9 @@ UNKNOWN_SPREAD = 0.02
 MINIMUM_NOISE = 0.02
 RESOLUTION_MS = 5e-5
 THRESHOLD = 0.10
+# From this share of the roof on, in either set, the roof is what a point should follow; and how closely.
+HELD_BY_ROOF = 0.5
+FOLLOWS = 0.10
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class Pair:
     """One point in both sets. ``ratio`` is current over baseline latency (below 1 is faster), None where not measured.
 
     ``noise`` is the relative difference below which the two are the same. ``verdict`` is faster, slower, same or
-    ``not measured``.
+    ``not measured``. Between GPUs, ``expected`` is the ratio of the times at their roofs, ``limit`` the resource that
+    sets it (``memory``, ``compute``, or ``mixed`` where it differs), and ``shares`` what each row reaches of its roof.
     """
 
     baseline: object
@@ -26,6 +30,24 @@ class Pair:
     ratio: float | None
     noise: float
     verdict: str
+    expected: float | None = None
+    limit: str = ""
+    shares: tuple = ()
+
+    @property
+    def off(self):
+        """How much longer than expected the current set takes: 0.1 is 10 %, None where nothing is expected."""
+        return None if self.ratio is None or self.expected is None else self.ratio / self.expected - 1
+
+    @property
+    def held(self):
+        """Whether the roof limits the point in either set; below that, launch or latency does."""
+        return self.off is not None and max(self.shares) >= HELD_BY_ROOF
+
+    @property
+    def follows(self):
+        """Whether a point that is held by the roof changed as the roofs did; None for the others."""
+        return abs(self.off) <= max(FOLLOWS, self.noise) if self.held else None
 
 
 @dataclass
@@ -48,6 +70,11 @@ class Comparison:
     joined_rows: int = 0
 
     @property
+    def lost(self):
+        """Pairs that the baseline measured and the current set lists without a measurement."""
+        return [pair for pair in self.pairs if pair.baseline.measured and not pair.current.measured]
+
+    @property
     def compared(self):
         return [pair for pair in self.pairs if pair.ratio is not None]
 
@@ -61,7 +88,8 @@ def compare(baseline, current, points=(), baseline_roofs=None, current_roofs=Non
     """A Comparison of two ResultSets.
 
     Both are normalised by the declared conventions. ``points`` are today's points: a baseline row joins one of them
-    even where the current set has no measurement of it. Roofs, where given, find rows above them.
+    even where the current set has no measurement of it. Roofs, where given, find rows above them and, between GPUs,
+    the ratio to expect.
     """
     result = Comparison()
     before = conventions.normalise(baseline.measured)
@@ -82,7 +110,7 @@ def compare(baseline, current, points=(), baseline_roofs=None, current_roofs=Non
         other = _representative(others)
         left = _representative(rows)
         if _same_shape(left, other):
-            result.pairs.append(_pair(left.row, other.row))
+            result.pairs.append(_pair(left.row, other.row, baseline_roofs, current_roofs))
             result.joined_rows += len(rows)
         else:
             result.other_shape.append((left, other))
@@ -134,12 +162,49 @@ def _same_shape(left, right):
     return all(left.dims[name] == right.dims[name] for name in names)
 
 
-def _pair(old, new):
+def _pair(old, new, old_roofs=None, new_roofs=None):
     noise = combined_noise(old, new)
     if not (old.measured and new.measured):
         return Pair(old, new, None, noise, "not measured")
     ratio = new.latency_ms / old.latency_ms
-    return Pair(old, new, ratio, noise, verdict(old.latency_ms, new.latency_ms, noise))
+    found = expectation(old, new, old_roofs, new_roofs) if between_gpus(old_roofs, new_roofs) else ()
+    return Pair(old, new, ratio, noise, verdict(old.latency_ms, new.latency_ms, noise), *found)
+
+
+def between_gpus(old_roofs, new_roofs):
+    """Whether two sets are known to be of different GPUs, by their roofs."""
+    known = old_roofs and new_roofs and not (old_roofs.assumed or new_roofs.assumed)
+    return bool(known and old_roofs.name != new_roofs.name)
+
+
+def measured_roofs(*roofs):
+    """Whether all bandwidths are measured: then those are compared, else the datasheets'."""
+    return all(roof.measured_bandwidth for roof in roofs)
+
+
+def expectation(old, new, old_roofs, new_roofs):
+    """(ratio of the times at the roofs, limit, (share of the baseline, of the current row)); empty where unknown.
+
+    The cost of one row counts for both, because older sets count FLOPs and bytes in other ways. Without a compute
+    dtype in either, points that both call memory-bound take the ratio of the bandwidths.
+    """
+    dtype = new.compute_dtype or old.compute_dtype
+    cost = new if new.compute_dtype or not old.compute_dtype else old
+    if not dtype:
+        if not old.bound == new.bound == "memory":
+            return ()
+        cost = replace(cost, flops=0.0)
+    cost = replace(cost, compute_dtype=dtype)
+    pair = old_roofs, new_roofs
+    bounds = {roof.bound(cost) for roof in pair}
+    measured = measured_roofs(*pair)
+    if measured and dtype not in old_roofs.measured_compute.keys() & new_roofs.measured_compute.keys():
+        pair = [replace(roof, measured_compute={}) for roof in pair]
+    times = [roof.time_ms(cost, measured) for roof in pair]
+    if not all(times):
+        return ()
+    shares = times[0] / old.latency_ms, times[1] / new.latency_ms
+    return times[1] / times[0], bounds.pop() if len(bounds) == 1 else "mixed", shares
 
 
 def combined_noise(old, new):

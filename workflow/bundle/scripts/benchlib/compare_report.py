@@ -8,14 +8,14 @@ from collections import Counter
 from pathlib import Path
 
 from . import text
-from .compare import THRESHOLD, UNKNOWN_SPREAD
+from .compare import FOLLOWS, HELD_BY_ROOF, THRESHOLD, UNKNOWN_SPREAD, between_gpus, measured_roofs
 from .results import write_whole
 from .resultset import ResultError
-from .roofline_plot import COLOURS, DPI, FORMATS, MARKERS
+from .roofline_plot import COLOURS, DPI, FORMATS, MARKERS, MEASURED_ROOF_COLOUR
 
 CSV_COLUMNS = (
     "kernel", "op", "phase", "B", "S", "L", "M", "N", "K",
-    "baseline_ms", "current_ms", "ratio", "noise", "verdict", "bound",
+    "baseline_ms", "current_ms", "ratio", "noise", "verdict", "bound", "expected", "limit", "follows",
 )  # fmt: skip
 LISTED = 15
 LONG_MS = 0.005
@@ -38,7 +38,10 @@ def write(comparison, output_dir, names, threshold=THRESHOLD, roofs=(None, None)
 
 
 def csv_text(comparison):
-    """One line for each joined point: latencies in milliseconds, ratio current over baseline, verdict."""
+    """One line for each joined point: latencies in milliseconds, ratio current over baseline, verdict.
+
+    ``expected`` and ``limit`` are filled between GPUs, ``follows`` where the roof limits the point.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -47,26 +50,31 @@ def csv_text(comparison):
         times = ["" if row.latency_ms is None else f"{row.latency_ms:.6f}" for row in (pair.baseline, new)]
         ratio = "" if pair.ratio is None else f"{pair.ratio:.4f}"
         shape = [getattr(new, name) for name in CSV_COLUMNS[:9]]
-        writer.writerow([*shape, *times, ratio, f"{pair.noise:.4f}", pair.verdict, new.bound or pair.baseline.bound])
+        expected = "" if pair.expected is None else f"{pair.expected:.4f}"
+        follows = {True: "yes", False: "no", None: ""}[pair.follows]
+        verdict = [f"{pair.noise:.4f}", pair.verdict, new.bound or pair.baseline.bound]
+        writer.writerow([*shape, *times, ratio, *verdict, expected, pair.limit, follows])
     return stream.getvalue()
 
 
 def markdown(comparison, names, threshold=THRESHOLD, roofs=(None, None)):
     """The comparison for people: verdicts, regressions, kernels, and what could not be joined."""
-    parts = [f"# Comparison: {names[1]} against {names[0]}", _headline(comparison, threshold)]
+    gpus = between_gpus(*roofs)
+    parts = [f"# Comparison: {names[1]} against {names[0]}", _headline(comparison, threshold, gpus)]
     if comparison.compared:
-        parts += [_bandwidths(comparison, roofs), _changed(comparison, threshold), _kernels(comparison)]
+        parts += [_by_roofs(comparison, roofs), _changed(comparison, gpus), _kernels(comparison)]
     parts += [
+        _lost(comparison),
         _above(comparison),
         _unjoined(comparison),
         _duplicates(comparison),
         _changes(comparison),
-        _method(threshold),
+        _method(threshold, roofs),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _headline(comparison, threshold):
+def _headline(comparison, threshold, gpus):
     counts = Counter(pair.verdict for pair in comparison.pairs)
     verdicts = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if counts[name])
     regressions = comparison.regressions(threshold)
@@ -75,11 +83,17 @@ def _headline(comparison, threshold):
     if comparison.compared:
         ratios = [pair.ratio for pair in comparison.compared]
         lines.append(f"Median ratio of latencies {statistics.median(ratios):.3f} (below 1 is faster).")
-        lines.append(_differences(comparison.compared))
-        found = text.plural(len(regressions), "regression")
-        lines.append(
-            f"**{found} of more than {threshold:.0%}.**" if regressions else f"No regression above {threshold:.0%}."
-        )
+        if gpus:
+            lines.append(
+                f"{text.plural(len(regressions), 'point')} slower by more than {threshold:.0%}, on another GPU: "
+                "what its roofs predict is below."
+            )
+        else:
+            lines.append(_differences(comparison.compared))
+            found = text.plural(len(regressions), "regression")
+            lines.append(
+                f"**{found} of more than {threshold:.0%}.**" if regressions else f"No regression above {threshold:.0%}."
+            )
     return " ".join(lines)
 
 
@@ -94,38 +108,118 @@ def _differences(pairs):
     return words + "."
 
 
-def _bandwidths(comparison, roofs):
-    """Between two GPUs, memory-bound rows should follow the ratio of the bandwidths."""
-    bandwidths = [roof and (roof.measured_bandwidth or roof.bandwidth) for roof in roofs]
-    long = [p for p in comparison.compared if p.current.bound == "memory" and min(_times(p)) > 0.02]
-    if None in bandwidths or roofs[0].name == roofs[1].name or not long:
+def _by_roofs(comparison, roofs):
+    """Between two GPUs: what the roofs predict for each point that they limit, and which points do otherwise."""
+    if not between_gpus(*roofs):
         return ""
-    expected = bandwidths[0] / bandwidths[1]
-    found = statistics.median(pair.ratio for pair in long)
-    return (
-        f"Memory-bound points slower than 20 µs ({len(long)}): median ratio {found:.3f}; "
-        f"the bandwidths of {roofs[0].name} and {roofs[1].name} give {expected:.3f}."
+    held = [pair for pair in comparison.compared if pair.held]
+    lead = _prediction(roofs, held)
+    parts = [f"## What the roofs predict\n\n{lead}"]
+    if held:
+        parts.append(_followers(held))
+        parts.append(_strays(held))
+    rest = [pair.ratio for pair in comparison.compared if not pair.held]
+    if rest:
+        parts.append(
+            f"The other {text.plural(len(rest), 'point')} (median ratio {statistics.median(rest):.3f}) are below "
+            f"{HELD_BY_ROOF:.0%} of the roof in both sets, or have none: launch and latency limit them, and neither "
+            "bandwidth nor peak predicts how they change."
+        )
+    return "\n\n".join(part for part in parts if part)
+
+
+def _prediction(roofs, held):
+    old, new = roofs
+    measured = measured_roofs(*roofs)
+    kind = "measured" if measured else "datasheet"
+    bandwidths = [roof.measured_bandwidth if measured else roof.bandwidth for roof in roofs]
+    values = [text.rate(value, "B/s") for value in bandwidths]
+    words = ""
+    if all(bandwidths):
+        words = (
+            f"From {old.name} ({values[0]}) to {new.name} ({values[1]}, both {kind}), a memory-bound point should take "
+            f"**{bandwidths[0] / bandwidths[1]:.3f} times as long**. "
+        )
+    memory = [pair for pair in held if pair.limit == "memory"]
+    if memory:
+        words += (
+            f"The {text.plural(len(memory), 'memory-bound point')} at {HELD_BY_ROOF:.0%} of the roof or more in either "
+            f"set take **{statistics.median(pair.ratio for pair in memory):.3f} times as long** in the median; "
+            f"{sum(pair.follows for pair in memory)} of them are within {FOLLOWS:.0%} of the prediction."
+        )
+    else:
+        words += f"No memory-bound point reaches {HELD_BY_ROOF:.0%} of the roof in either set."
+    return words
+
+
+def _followers(held):
+    groups = {}
+    for pair in held:
+        groups.setdefault((pair.current.kernel, pair.limit), []).append(pair)
+    rows = []
+    for (kernel, limit), pairs in sorted(groups.items()):
+        ratios, expected = [sorted(values) for values in zip(*((p.ratio, p.expected) for p in pairs), strict=True)]
+        rows.append([
+            f"`{kernel}`", limit, len(pairs), _span(expected), f"{statistics.median(ratios):.3f}", _span(ratios),
+            sum(pair.follows for pair in pairs),
+        ])  # fmt: skip
+    header = ["kernel", "limit", "points", "expected", "median ratio", "range", "follow"]
+    return text.table(header, rows, "llrrrrr")
+
+
+def _span(values):
+    low, high = f"{values[0]:.3f}", f"{values[-1]:.3f}"
+    return low if low == high else f"{low} – {high}"
+
+
+def _strays(held):
+    strays = sorted((pair for pair in held if not pair.follows), key=lambda pair: -abs(math.log1p(pair.off)))
+    if not strays:
+        return "Every one of them follows."
+    worst = list({_op_of(pair): pair for pair in reversed(strays)}.values())
+    worst.sort(key=strays.index)
+    rows = [
+        [*_point(p), f"{p.expected:.3f}", f"{p.ratio:.3f}", f"{p.off:+.0%}", *(f"{s * 100:.0f} %" for s in p.shares)]
+        for p in worst[:LISTED]
+    ]
+    header = ["kernel", "op", "point", "expected", "ratio", "off", "baseline's share", "current share"]
+    lead = (
+        f"{text.plural(len(strays), 'point')} of these {'does' if len(strays) == 1 else 'do'} not follow; of each op "
+        "and phase the one furthest off. A share of the roof that is lower in one set says where the time went; one "
+        "above 100 % is a cost counted wrong, or a warm cache."
     )
+    return f"{lead}\n\n{text.table(header, rows, 'lllrrrrr')}"
+
+
+def _op_of(pair):
+    return pair.current.kernel, pair.current.op, pair.current.phase
+
+
+def _point(pair):
+    row = pair.current
+    return [f"`{row.kernel}`", row.op, f"{row.phase} {row.where()}"]
 
 
 def _times(pair):
     return pair.baseline.latency_ms, pair.current.latency_ms
 
 
-def _changed(comparison, threshold):
+def _changed(comparison, gpus):
     parts = []
     slower = sorted((p for p in comparison.compared if p.verdict == "slower"), key=lambda p: -p.ratio)
     faster = sorted((p for p in comparison.compared if p.verdict == "faster"), key=lambda p: p.ratio)
     for title, pairs in (("Slower", slower), ("Faster", faster)):
         if pairs:
-            worst = list({(p.current.kernel, p.current.op, p.current.phase): p for p in reversed(pairs)}.values())
+            worst = list({_op_of(pair): pair for pair in reversed(pairs)}.values())
             worst.sort(key=pairs.index)
             rows = [
-                [f"`{p.current.kernel}`", p.current.op, f"{p.current.phase} {p.current.where()}",
-                 *map(text.latency, _times(p)), f"{p.ratio:.3f}", f"± {p.noise:.1%}"]
+                [*_point(p), *map(text.latency, _times(p)), f"{p.ratio:.3f}", f"± {p.noise:.1%}"]
                 for p in worst[:LISTED]
-            ]  # fmt: skip
-            header = ["kernel", "op", "point", "baseline", "current", "ratio", "noise"]
+            ]
+            if gpus:
+                for cells, p in zip(rows, worst, strict=False):
+                    cells[-1] = f"{p.expected:.3f}" if p.held else "–"
+            header = ["kernel", "op", "point", "baseline", "current", "ratio", "by the roofs" if gpus else "noise"]
             lead = f"{text.plural(len(pairs), 'point')}; of each op and phase the one that changed most."
             parts.append(f"## {title}\n\n{lead}\n\n{text.table(header, rows, 'lllrrrr')}")
     return "\n\n".join(parts)
@@ -144,6 +238,21 @@ def _kernels(comparison):
         rows[-1] += [counts[name] for name in ("slower", "faster", "same")]
     header = ["kernel", "points", "median ratio", "range", "slower", "faster", "same"]
     return "## Kernels\n\n" + text.table(header, rows, "lrrrrrr")
+
+
+def _lost(comparison):
+    """What the baseline measured and the current set did not, with the reason where the sidecars give one."""
+    groups = {}
+    for pair in comparison.lost:
+        reason = pair.current.extra.get("reason") or pair.current.extra.get("status") or ""
+        key = pair.current.kernel, pair.current.op, pair.current.phase, reason
+        groups[key] = groups.get(key, 0) + 1
+    if not groups:
+        return ""
+    rows = [[f"`{kernel}`", op, phase, count, reason] for (kernel, op, phase, reason), count in groups.items()]
+    lead = f"{text.plural(len(comparison.lost), 'point')} that the baseline has."
+    table = text.table(["kernel", "op", "phase", "points", "reason"], rows, "lllrl")
+    return f"## Not measured in the current set\n\n{lead}\n\n{table}"
 
 
 def _above(comparison):
@@ -170,22 +279,29 @@ def _above(comparison):
 def _unjoined(comparison):
     parts = []
     if comparison.other_shape:
-        rows = [
-            [f"`{old.row.kernel}`", old.row.op, f"{old.row.phase} {old.row.where()}", _dims(old, new), _dims(new, old)]
-            for old, new in comparison.other_shape[:LISTED]
-        ]
-        table = text.table(["kernel", "op", "point", "baseline", "current"], rows)
-        parts.append(f"## Same point, other shape: not compared\n\n{table}")
+        groups = {}
+        for old, new in comparison.other_shape:
+            key = old.original.kernel, old.original.op, old.row.phase
+            groups.setdefault(key, []).append((old, new))
+        rows = []
+        for (kernel, op, phase), pairs in groups.items():
+            old, new = pairs[0]
+            rows.append([f"`{kernel}`", op, phase, len(pairs), old.row.where(), _dims(old, new), _dims(new, old)])
+        table = text.table(["kernel", "op", "phase", "points", "such as", "baseline", "current"], rows, "lllrlll")
+        lead = f"{text.plural(len(comparison.other_shape), 'point')}: the shapes are of another problem."
+        parts.append(f"## Same point, other shape: not compared\n\n{lead}\n\n{table}")
     for title, rows in (
         ("Only in the baseline", comparison.only_baseline),
         ("Only in the current set", comparison.only_current),
     ):
-        counts = Counter((row.kernel, row.op, row.phase) for row in rows)
-        if counts:
-            table = text.table(
-                ["kernel", "op", "phase", "rows"], [[f"`{k}`", op, p, n] for (k, op, p), n in counts.items()]
-            )
-            parts.append(f"## {title}\n\n{text.plural(len(rows), 'row')}.\n\n{table}")
+        groups = {}
+        for row in rows:
+            groups.setdefault((row.kernel, row.op, row.phase), []).append(row.measured)
+        if groups:
+            lines = [[f"`{k}`", op, phase, len(found), sum(found)] for (k, op, phase), found in groups.items()]
+            table = text.table(["kernel", "op", "phase", "rows", "measured"], lines, "lllrr")
+            lead = f"{text.plural(len(rows), 'row')}, {sum(row.measured for row in rows)} of them measured."
+            parts.append(f"## {title}\n\n{lead}\n\n{table}")
     return "\n\n".join(parts)
 
 
@@ -214,13 +330,19 @@ def _changes(comparison):
     return "## Older conventions in the baseline\n\n" + text.table(["read as", "rows"], rows, "lr")
 
 
-def _method(threshold):
-    return (
+def _method(threshold, roofs):
+    parts = [
         "## Method\n\nRows are joined by kernel, op, phase, B, S and KV length, and compared where M, N and K agree. "
         "The ratio is current over baseline latency. The noise of a pair is twice the root of the sum of both squared "
         f"spreads (half of p80 − p20 over the median; {UNKNOWN_SPREAD:.0%} where none was recorded), at least 2 %. "
         f"A regression is slower beyond its noise and by more than {threshold:.0%}."
-    )
+    ]
+    parts += [
+        f"Peaks of the {name} set: {roof.name} ({roof.source})."
+        for name, roof in zip(("baseline", "current"), roofs, strict=True)
+        if roof and roof.source
+    ]
+    return " ".join(parts)
 
 
 def plot(comparison, output_dir, names, threshold=THRESHOLD, roofs=(None, None), stem="comparison"):
@@ -244,46 +366,98 @@ def plot(comparison, output_dir, names, threshold=THRESHOLD, roofs=(None, None),
     )  # fmt: skip
     figure.suptitle(f"Latency of {names[1]} over {names[0]}: {len(pairs)} points", weight="bold", x=0.01, ha="left")
     for phase, marker in MARKERS.items():
-        mine = [pair for pair in pairs if pair.current.phase == phase]
-        left.scatter(
-            [pair.baseline.latency_ms * 1e3 for pair in mine],
-            [pair.ratio for pair in mine],
-            c=[COLOURS.get(pair.current.category, COLOURS[""]) for pair in mine],
-            marker=marker, s=22, edgecolors="white", linewidths=0.4, label=phase, zorder=3,
-        )  # fmt: skip
+        for same in (True, False):
+            mine = [p for p in pairs if p.current.phase == phase and (p.verdict == "same") == same]
+            colours = [COLOURS.get(pair.current.category, COLOURS[""]) for pair in mine]
+            left.scatter(
+                [pair.baseline.latency_ms * 1e3 for pair in mine], [pair.ratio for pair in mine], marker=marker,
+                s=24, facecolors="white" if same else colours, edgecolors=colours if same else "white",
+                linewidths=0.8 if same else 0.4, zorder=3 if same else 4,
+            )  # fmt: skip
     for number, kernel in enumerate(order):
         ratios = [pair.ratio for pair in groups[kernel]]
         colour = COLOURS.get(groups[kernel][0].current.category, COLOURS[""])
         right.plot([min(ratios), max(ratios)], [number, number], color=colour, linewidth=2, alpha=0.35)
         right.scatter(ratios, [number] * len(ratios), s=14, color=colour, alpha=0.5, linewidths=0)
-        right.scatter([statistics.median(ratios)], [number], s=70, marker="|", color=colour, linewidths=2.5, zorder=4)
+        right.scatter([statistics.median(ratios)], [number], s=110, marker="|", color=colour, linewidths=2.5, zorder=4)
     left.set_xscale("log")
     left.set_yscale("log")
     right.set_xscale("log")
+    expected = _bandwidth_ratio(roofs)
+    every = [pair.ratio for pair in pairs] + ([expected] if expected else [])
+    low, high = min(every), max(every)
     for axis in (left.yaxis, right.xaxis):
         axis.set_minor_locator(NullLocator())
-        low, high = min(pair.ratio for pair in pairs), max(pair.ratio for pair in pairs)
-        steps = [0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 1.75, 2]
-        if high / low > 3:
-            steps = [digit * 10.0**power for power in range(-3, 4) for digit in (1, 2, 5)]
-        axis.set_ticks([step for step in steps if low / 1.3 <= step <= high * 1.3])
+        axis.set_ticks(_ratio_ticks(low, high))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    margin = (high / low) ** 0.06 * 1.01
+    left.set_ylim(low / margin, high * margin)
+    right.set_xlim(low / margin, high * margin)
     left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     left.set_xlabel("baseline latency, µs")
-    left.set_ylabel("current / baseline")
+    left.set_ylabel("current / baseline, below 1 is faster")
     right.set_xlabel("current / baseline (bar: median)")
     right.set_yticks(range(len(order)), order)
     for axis, line, span in ((left, left.axhline, left.axhspan), (right, right.axvline, right.axvspan)):
         line(1, color="#374151", linewidth=1.2, zorder=2)
-        span(1 / (1 + threshold), 1 + threshold, color="#9ca3af", alpha=0.18, linewidth=0)
+        if expected:
+            line(expected, color=MEASURED_ROOF_COLOUR, linewidth=1.4, linestyle=(0, (5, 3)), zorder=2)
+        else:
+            span(1 / (1 + threshold), 1 + threshold, color="#9ca3af", alpha=0.18, linewidth=0)
         axis.grid(True, color="#e5e7eb", linewidth=0.7)
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
-    for handle in left.legend(loc="upper right", frameon=False).legend_handles:
-        handle.set_color(COLOURS[""])
+    _legends(figure, pairs, threshold, expected)
     output_dir = Path(output_dir)
     paths = [output_dir / f"{stem}.{suffix}" for suffix in FORMATS]
     for path in paths:
         figure.savefig(path)
     pyplot.close(figure)
     return paths
+
+
+def _bandwidth_ratio(roofs):
+    """What a memory-bound point should take in the current set over the baseline; None on one and the same GPU."""
+    if not between_gpus(*roofs):
+        return None
+    measured = measured_roofs(*roofs)
+    old, new = [roof.measured_bandwidth if measured else roof.bandwidth for roof in roofs]
+    return old / new if old and new else None
+
+
+def _ratio_ticks(low, high):
+    """Ratios to write at an axis from ``low`` to ``high``: fewer digits the wider it is."""
+    for step in (0.01, 0.02, 0.05, 0.1, 0.25, 0.5):
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if last - first < 9:
+            found = [round(step * number, 4) for number in range(max(first, 1), last + 1)]
+            if len(found) > 1:
+                return found
+    return [
+        digit * 10.0**power
+        for power in range(-3, 4)
+        for digit in (1, 2, 5)
+        if low / 2 <= digit * 10.0**power <= high * 2
+    ]
+
+
+def _legends(figure, pairs, threshold, expected):
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    grey = COLOURS[""]
+
+    def dot(label, colour=grey, marker="o", face=None):
+        face = colour if face is None else face
+        return Line2D([], [], linestyle="", marker=marker, label=label, markerfacecolor=face, markeredgecolor=colour)
+
+    used = {pair.current.category for pair in pairs}
+    handles = [dot(category, COLOURS[category]) for category in COLOURS if category in used and category]
+    handles += [dot(phase, marker=marker) for phase, marker in MARKERS.items()]
+    handles.append(dot("same, within the noise", face="white"))
+    if expected:
+        label = f"memory-bound, by the bandwidths: {expected:.3f}"
+        handles.append(Line2D([], [], color=MEASURED_ROOF_COLOUR, linewidth=1.4, linestyle=(0, (5, 3)), label=label))
+    else:
+        handles.append(Patch(color="#9ca3af", alpha=0.25, label=f"within ± {threshold:.0%}"))
+    figure.legend(handles=handles, loc="outside lower left", ncols=min(len(handles), 8), frameon=False, fontsize=9.5)

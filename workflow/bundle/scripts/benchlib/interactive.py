@@ -6,7 +6,21 @@ from pathlib import Path
 
 from .results import write_whole
 from .resultset import ResultError
-from .roofline_plot import COLOURS, MEASURED_ROOF_COLOUR, ROOF_COLOUR, marks, roof_lines, roof_names, subtitle
+from .roofline_plot import (
+    COLOURS,
+    FLOOR_COLOUR,
+    MEASURED_ROOF_COLOUR,
+    ROOF_COLOUR,
+    SUSPECT_COLOUR,
+    THROTTLED_COLOUR,
+    floor_line,
+    ink_on,
+    marks,
+    roof_lines,
+    roof_names,
+    subtitle,
+)
+from .roofs import share_pct
 
 TEMPLATE = Path(__file__).resolve().parent / "interactive.html"
 
@@ -25,34 +39,52 @@ def write_page(rows, roofs, path, title):
 
 
 def page_data(rows, roofs, title):
-    """What the page shows: rows with their place, roofs, filters and ranges (powers of ten)."""
+    """What the page shows: rows with their place, roofs, filters and ranges (powers of ten).
+
+    A row without a place under the roofs (its dtype has no units on this GPU) is in the table alone: ``x`` is None.
+    """
     roofline, bandwidth = marks(rows, roofs)
-    listed = [_row(mark, panel, roofs) for panel, found in (("x", roofline), ("x2", bandwidth)) for mark in found]
-    order = {id(row): number for number, row in enumerate(rows)}
-    places = [*roofline, *bandwidth]
-    listed = [
-        row for _, row in sorted(zip([order[id(m.row)] for m in places], listed, strict=True), key=lambda x: x[0])
-    ]
-    categories = {mark.row.kernel: mark.row.category for mark in places}
+    places = {id(mark.row): (mark, panel) for panel, found in (("x", roofline), ("x2", bandwidth)) for mark in found}
+    listed = [_row(row, *places.get(id(row), (None, None)), roofs) for row in rows]
+    categories = {row.kernel: row.category for row in rows}
     dtypes = sorted({mark.row.compute_dtype for mark in roofline} & set(roofs.compute), key=roofs.compute.get)
     ranges = _ranges(roofline, bandwidth, roofs)
     names = []
     for dtype in dtypes:
         y, below = _name_place(roofs, dtype, dtypes)
         names.append(_name(roof_names(roofs, dtype), ranges["x"][1], y, below) | {"xref": "x", "yref": "y"})
-    name = _name(roof_names(roofs), ranges["x2"][1], roofs.bandwidth)
-    names.append(name | {"xref": "x2", "yref": "y2"})
+    if roofs.bandwidth:
+        name = _name(roof_names(roofs), ranges["x2"][1], roofs.bandwidth)
+        names.append(name | {"xref": "x2", "yref": "y2"})
+    colours = {kernel: COLOURS.get(category, COLOURS[""]) for kernel, category in categories.items()}
     return {
         "title": title,
         "subtitle": subtitle(roofs, sum(row.measured for row in rows), len(rows), len(rows) - len(places)),
         "rows": listed,
-        "kernels": [{"name": k, "colour": COLOURS.get(c, COLOURS[""])} for k, c in categories.items()],
+        "kernels": [{"name": name, "colour": colour, "ink": ink_on(colour)} for name, colour in colours.items()],
         "phases": [phase for phase in ("decode", "prefill") if any(row["phase"] == phase for row in listed)],
         "batches": sorted({row["B"] for row in listed}),
         "roofs": _roofs(roofs, dtypes, ranges),
         "ranges": ranges,
         "names": names,
+        "signs": _signs(rows, roofs),
+        "colours": {"suspect": SUSPECT_COLOUR, "throttled": THROTTLED_COLOUR},
     }
+
+
+def _signs(rows, roofs):
+    """The legend: [sign, words]."""
+    signs = [["●", "decode"], ["■", "prefill"], ["○ □", "not measured: at the roof"]]
+    signs.append(["—", "datasheet roof" if roofs.datasheet else "roof"])
+    if roofs.measured_bandwidth or roofs.measured_compute:
+        signs.append(["- -", "measured roof"])
+    if roofs.launch_floor_ms:
+        signs.append(["· ·", f"launch floor, {roofs.launch_floor_ms * 1e3:.2f} µs"])
+    if any("throttled" in row.flags for row in rows):
+        signs.append(["⊗ ⊠", "throttled"])
+    if any(row.suspect for row in rows):
+        signs.append(["◯", "suspect: above 105 % of the measured roof (red rim)"])
+    return signs
 
 
 def _name_place(roofs, dtype, dtypes):
@@ -78,11 +110,8 @@ def _name(words, x, y, below=False):
     }
 
 
-def _row(mark, panel, roofs):
-    row = mark.row
-    share = roofs.share(row)
-    if share is None and row.measured and row.peak_pct is not None:
-        share = row.peak_pct / 100
+def _row(row, mark, panel, roofs):
+    attainable = roofs.attainable_ms(row)
     return {
         "kernel": row.kernel,
         "op": row.op,
@@ -90,13 +119,15 @@ def _row(mark, panel, roofs):
         "B": row.B,
         "where": row.where(),
         "latency_us": row.latency_ms * 1e3 if row.measured else None,
-        "tflops": row.gflops / 1e3 if row.measured else None,
+        "attainable_us": None if attainable is None else attainable * 1e3,
+        "tflops": row.gflops / 1e3 if row.gflops is not None else None,
         "gbs": row.bandwidth_gbs,
-        "share": None if share is None else share * 100,
-        "bound": row.bound or roofs.bound(row) or "",
+        "share": share_pct(row, roofs) if row.measured else None,
+        "limit": roofs.limit(row) or row.bound or "",
         "flags": ", ".join(row.flags),
-        "x": mark.x,
-        "y": mark.y,
+        "line": row.line if row.measured and row.line else None,
+        "x": mark and mark.x,
+        "y": mark and mark.y,
         "panel": panel,
     }
 
@@ -107,31 +138,34 @@ def _ranges(roofline, bandwidth, roofs):
     def span(values, below, above):
         return [math.log10(min(values) / below), math.log10(max(values) * above)]
 
+    ridge = [top / roofs.bandwidth] if roofs.bandwidth else [100.0]
     return {
-        "x": span([mark.x for mark in roofline] + [top / roofs.bandwidth], 2, 6),
+        "x": span([mark.x for mark in roofline] + ridge, 2, 6),
         "y": span([mark.y for mark in roofline] + [top], 2, 3),
         "x2": span([mark.x for mark in bandwidth] or [1e3, 1e9], 3, 3),
-        "y2": span([mark.y for mark in bandwidth] + [roofs.bandwidth], 2, 3),
+        "y2": span([mark.y for mark in bandwidth] + [roofs.bandwidth or 1e12], 2, 3),
     }
 
 
 def _roofs(roofs, dtypes, ranges):
+    def line(name, panel, points, colour, dash="solid"):
+        xs, ys = zip(*points, strict=True)
+        return {"name": name, "panel": panel, "x": xs, "y": ys, "colour": colour, "dash": dash}
+
+    def roof(measured, name, panel, points):
+        kind = "measured" if measured else "datasheet"
+        colour = MEASURED_ROOF_COLOUR if measured else ROOF_COLOUR
+        return line(f"{name}, {kind}", panel, points, colour, "dash" if measured else "solid")
+
     low, high = (10**value for value in ranges["x"])
-    lines = []
-    for measured, dtype, line in roof_lines(roofs, dtypes, low, high):
-        lines.append((measured, dtype.upper() if dtype else "memory", "x", line))
+    lines = [
+        roof(measured, dtype.upper() if dtype else "memory", "x", points)
+        for measured, dtype, points in roof_lines(roofs, dtypes, low, high)
+    ]
     low, high = (10**value for value in ranges["x2"])
     for measured, bandwidth in ((False, roofs.bandwidth), (True, roofs.measured_bandwidth)):
         if bandwidth:
-            lines.append((measured, "memory", "x2", [(low, bandwidth), (high, bandwidth)]))
-    return [
-        {
-            "name": f"{name}, {'measured' if measured else 'datasheet'}",
-            "measured": measured,
-            "colour": MEASURED_ROOF_COLOUR if measured else ROOF_COLOUR,
-            "panel": panel,
-            "x": [x for x, _ in line],
-            "y": [y for _, y in line],
-        }
-        for measured, name, panel, line in lines
-    ]
+            lines.append(roof(measured, "memory", "x2", [(low, bandwidth), (high, bandwidth)]))
+    if floor := floor_line(roofs, low, high):
+        lines.append(line("launch floor", "x2", floor, FLOOR_COLOUR, "dot"))
+    return lines

@@ -69,7 +69,7 @@ def place(wanted, area, obstacles=(), points=(), segments=()):
                 12 * sum(box.contains(x, y, 5) for x, y in points)
                 + 40 * sum(crosses_box(line, box) for line in segments)
                 + 80 * sum(crosses_box(line, box) for line in leaders)
-                + 12 * _passed(anchor, tip, points)
+                + 24 * _passed(anchor, tip, points)
                 + 60 * sum(_cross(anchor, tip, *line) for line in leaders)
                 + 60 * sum(crosses_box((anchor, tip), other) for other in taken)
             )

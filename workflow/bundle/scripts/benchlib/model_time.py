@@ -17,7 +17,10 @@ FASTEST, FIRST = "fastest", "first"
 
 @dataclass(frozen=True)
 class Entry:
-    """One kernel call of a step, ``count`` times. Times are milliseconds of one call, None where unknown."""
+    """One kernel call of a step, ``count`` times. Times are milliseconds of one call, None where unknown.
+
+    ``attainable_ms`` is what the call cannot go below on this GPU: measured roofs and launch floor.
+    """
 
     slot: str
     path: str
@@ -27,6 +30,7 @@ class Entry:
     latency_ms: float | None
     roof_ms: float | None
     category: str = ""
+    attainable_ms: float | None = None
 
     @property
     def total_ms(self):
@@ -38,10 +42,18 @@ class Entry:
 
     @property
     def gain_ms(self):
-        """What the step would gain if this kernel reached the roof; 0 where it is above it, None where unknown."""
-        if self.latency_ms is None or self.roof_ms is None:
+        """What the step would gain if this kernel took what is attainable; 0 where it does, None where unknown."""
+        return self._gain(self.attainable_ms)
+
+    @property
+    def roof_gain_ms(self):
+        """What the step would gain if this kernel reached the datasheet's roof; 0 above it, None where unknown."""
+        return self._gain(self.roof_ms)
+
+    def _gain(self, ideal):
+        if self.latency_ms is None or ideal is None:
             return None
-        return self.count * max(0.0, self.latency_ms - self.roof_ms)
+        return self.count * max(0.0, self.latency_ms - ideal)
 
     @property
     def name(self):
@@ -81,6 +93,11 @@ class StepTime:
     def roof_ms(self):
         """The measured ops at the roofline (those whose roof is known)."""
         return sum(entry.roof_total_ms or 0.0 for entry in self.measured)
+
+    @property
+    def attainable_ms(self):
+        """The step's measured time less all that could be gained."""
+        return self.total_ms - sum(entry.gain_ms or 0.0 for entry in self.measured)
 
     @property
     def light_ms(self):
@@ -137,6 +154,17 @@ def check_choices(steps, choices):
             raise ResultError(f"path {name!r} for {op!r}: there is no such path; there are {known}")
 
 
+def choices(texts):
+    """{op: path} of texts like ``experts=cutlass``; raises ResultError where one has another form."""
+    found = {}
+    for item in texts:
+        op, sign, path = item.rpartition("=")
+        if not (op and sign and path):
+            raise ResultError(f"--path {item!r}: expected OP=PATH, such as experts=fastest")
+        found[op] = path
+    return found
+
+
 class Times:
     """Latency and time at the roofline by kernel, op and point, from rows and points."""
 
@@ -159,7 +187,8 @@ class Times:
         if row is None:
             return Entry(slot["op"], path, kernel, op, slot["count"], None, None)
         roof_ms = roofs.roof_time_ms(row, self.roof)
-        return Entry(slot["op"], path, kernel, op, slot["count"], row.latency_ms, roof_ms, row.category)
+        attainable = roofs.attainable_ms(row, self.roof)
+        return Entry(slot["op"], path, kernel, op, slot["count"], row.latency_ms, roof_ms, row.category, attainable)
 
     def points(self, phase):
         """(B, S, L) of all rows of a phase; in decode every B at every KV length."""

@@ -7,37 +7,38 @@ from pathlib import Path
 from . import headroom, text
 from .results import write_whole
 from .resultset import ResultError
-from .roofline_plot import DPI, FORMATS
+from .roofline_plot import DPI, FORMATS, ink_on
 
 STEP_COLUMNS = (
     "step", "B", "S", "L", "measured_ops", "ops", "complete", "time_ms", "roofline_ms",
-    "speed_of_light_ms", "tokens_per_s",
+    "speed_of_light_ms", "tokens_per_s", "attainable_ms",
 )  # fmt: skip
 OP_COLUMNS = (
     "step", "B", "S", "L", "slot", "path", "kernel", "op", "count", "latency_ms", "total_ms", "share",
-    "roofline_total_ms", "gain_ms",
+    "roofline_total_ms", "gain_ms", "attainable_total_ms", "roofline_gain_ms",
 )  # fmt: skip
 HEADROOM_COLUMNS = (
     "step", "B", "S", "L", "rank", "slot", "kernel", "op", "count", "total_ms", "gain_ms", "share", "speedup",
-    "efficiency",
+    "efficiency", "attainable_total_ms", "roofline_gain_ms",
 )  # fmt: skip
 SHOWN = 9
+# Neighbours in a bar differ in lightness, so that they can be told apart by the colour-blind, too.
 PALETTE = (
-    "#1f4e9c", "#e8731a", "#1e8a55", "#c9304a", "#8e5bb5", "#c79a00", "#3d9be0", "#8a5a3c", "#86a81c", "#d6609e",
-    "#0f766e", "#5b5bd6", "#a16207", "#475569", "#f0a58f", "#7cc4a4",
+    "#192891", "#ffa300", "#084b44", "#56b4e9", "#fc0f92", "#b6bb73", "#9144f3", "#e3c9f0", "#523c00", "#7fd6c2",
+    "#b76804", "#c3d5ff", "#475569", "#f0a58f", "#0f766e", "#dcdc4f",
 )  # fmt: skip
 OTHER = "#c4c9d1"
 
 
-def write(steps, output_dir, title, outside=(), reason="", stem="model_time"):
+def write(steps, output_dir, title, outside=(), reason="", stem="model_time", roof=None):
     """Write ``{stem}.md``, ``{stem}.csv``, ``{stem}_ops.csv``, ``headroom.csv`` and the pictures; returns the paths.
 
     All are written whatever there is: without a step, or a measurement, they say so. ``reason`` is why there is no
-    step.
+    step, ``roof`` the Roofs that were used.
     """
     output_dir = Path(output_dir)
     return [
-        write_whole(output_dir / f"{stem}.md", markdown(steps, title, outside, reason)),
+        write_whole(output_dir / f"{stem}.md", markdown(steps, title, outside, reason, roof)),
         write_whole(output_dir / f"{stem}.csv", steps_csv(steps)),
         write_whole(output_dir / f"{stem}_ops.csv", ops_csv(steps)),
         write_whole(output_dir / "headroom.csv", headroom_csv(steps)),
@@ -61,7 +62,7 @@ def steps_csv(steps):
         [
             step.step, step.B, step.S, step.L, len(step.measured), len(step.entries), "yes" if step.complete else "no",
             _cell(step.total_ms if step.measured else None), _cell(step.roof_ms if step.measured else None),
-            _cell(step.light_ms), _cell(step.tokens_per_s, 1),
+            _cell(step.light_ms), _cell(step.tokens_per_s, 1), _cell(step.attainable_ms if step.measured else None),
         ]
         for step in steps
     ]  # fmt: skip
@@ -77,7 +78,8 @@ def ops_csv(steps):
             lines.append([
                 step.step, step.B, step.S, step.L, entry.slot, entry.path, entry.kernel, entry.op, entry.count,
                 _cell(entry.latency_ms), _cell(entry.total_ms), _cell(share, 4), _cell(entry.roof_total_ms),
-                _cell(entry.gain_ms),
+                _cell(entry.gain_ms), _cell(entry.total_ms - entry.gain_ms if entry.gain_ms is not None else None),
+                _cell(entry.roof_gain_ms),
             ])  # fmt: skip
     return _csv(OP_COLUMNS, lines)
 
@@ -88,7 +90,7 @@ def headroom_csv(steps):
         [
             step.step, step.B, step.S, step.L, rank, item.slot, item.kernel, item.op, item.count,
             _cell(item.total_ms), _cell(item.gain_ms), _cell(item.share, 4), _cell(item.speedup, 4),
-            _cell(item.efficiency, 4),
+            _cell(item.efficiency, 6), _cell(item.attainable_ms), _cell(item.roof_gain_ms),
         ]
         for step in steps
         for rank, item in enumerate(headroom.rank(step), 1)
@@ -96,10 +98,15 @@ def headroom_csv(steps):
     return _csv(HEADROOM_COLUMNS, lines)
 
 
-def markdown(steps, title, outside=(), reason=""):
-    """Steps, what is missing, and what to fix first, for people."""
-    parts = [f"# {title}", _scope(outside)]
-    if not steps:
+def markdown(steps, title, outside=(), reason="", roof=None):
+    """What to fix first, steps, and what is missing, for people. ``roof`` says what attainable is."""
+    parts = [f"# {title}"]
+    first = fix_first(steps)
+    if first:
+        parts.append(f"## Fix these three first\n\n{first}")
+    if steps:
+        parts.append(f"## How to read it\n\n{_scope(outside, roof)}")
+    else:
         parts.append(f"**There is no step to add up**: {reason or 'no point of its phases is in the results'}.")
     names = list(dict.fromkeys(step.step for step in steps))
     for name in names:
@@ -110,16 +117,63 @@ def markdown(steps, title, outside=(), reason=""):
             parts.append(_missing(mine))
             continue
         longest = max(step.L for step in mine)
-        parts += [_table([step for step in mine if step.L == longest]), _matrix(mine), _missing(mine), _first(mine)]
+        parts += [_table([step for step in mine if step.L == longest]), _matrix(mine), _missing(mine), _gains(mine)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _scope(outside):
+def fix_first(steps):
+    """The three kernels that would give a decode and a prefill step most; empty where nothing is measured."""
+    columns = {}
+    for name in ("decode", "prefill"):
+        usable = [step for step in steps if step.step == name and step.measured]
+        if found := [item for item in headroom.overall(usable)[:3] if item.share > 0]:
+            columns[name] = (usable, found)
+    if not columns:
+        return ""
+    rows = [
+        [rank + 1, *(_candidate(found[rank]) if rank < len(found) else "" for _, found in columns.values())]
+        for rank in range(max(len(found) for _, found in columns.values()))
+    ]
+    lead = []
+    for name, (usable, found) in columns.items():
+        total = len(usable[0].entries)
+        ops = f"all {total} ops" if all(step.complete for step in usable) else f"{_counts(usable)} of {total} ops"
+        bound = "" if all(step.complete for step in usable) else ", a lower bound"
+        lead.append(f"{name} over {ops}{bound}, mean of {text.plural(found[0].steps, 'point')}")
+    unranked = {
+        entry.kernel: None
+        for usable, _ in columns.values()
+        for step in usable
+        for entry in step.missing
+        if entry.kernel
+    }
+    words = (
+        "Share of a step's measured time that the kernel would give back if it took what is attainable on this GPU. "
+        f"Time of a step: {'; '.join(lead)}."
+    )
+    if unranked:
+        words += " Not ranked, because not measured (at some points): " + ", ".join(f"`{k}`" for k in unranked) + "."
+    return f"{text.table(['', *columns], rows, 'r' + 'l' * len(columns))}\n\n{words}"
+
+
+def _candidate(item):
+    ops = item.ops[0] if len(item.ops) == 1 else f"{len(item.ops)} ops"
+    largest = f"; {text.percent(item.largest)} at {item.where}" if item.steps > 1 else ""
+    return f"`{item.kernel}` ({ops}): **{text.percent(item.share)}**{largest}"
+
+
+def _scope(outside, roof):
     lead = (
         "Measured kernels added up: count in the model × latency. A time marked ≥ is a lower bound, because not every "
-        "op of the step is measured. `These at the roof` are the same ops at the roofline; the speed of light is all "
-        "ops at the roofline."
+        "op of the step is measured. *At the roof* are the same ops at the datasheet's roofline, the *speed of light* "
+        "is all ops there. *Attainable* is what the same ops cannot go below on this GPU"
     )
+    limits = []
+    if roof and roof.measured_bandwidth:
+        limits.append(f"the roofs measured on it ({text.rate(roof.measured_bandwidth, 'B/s')})")
+    if roof and roof.launch_floor_ms:
+        limits.append(f"the launch floor of {text.latency(roof.launch_floor_ms)} a call")
+    lead += f": {' and '.join(limits)}." if limits else "; without measured peaks it is the datasheet's roof."
     if outside:
         lead += "\n\nNot part of any total: " + "; ".join(outside) + "."
     return lead
@@ -138,14 +192,24 @@ def _table(steps):
                 step.where(),
                 f"{len(step.measured)} of {len(step.entries)}",
                 bound + text.latency(step.total_ms) if step.measured else "–",
+                text.latency(step.attainable_ms) if step.measured else "–",
                 text.latency(step.roof_ms) if step.measured else "–",
                 text.percent(step.roof_ms / step.total_ms) if step.measured else "–",
                 light,
                 f"{limit}{tokens:,.0f}".replace(",", " ") if tokens else "–",
             ]
         )
-    header = ["point", "ops measured", "time", "these at the roof", "share of roof", "speed of light", "tokens/s"]
-    return text.table(header, rows, "lrrrrrr")
+    header = [
+        "point",
+        "ops measured",
+        "time",
+        "attainable",
+        "at the roof",
+        "share of roof",
+        "speed of light",
+        "tokens/s",
+    ]
+    return text.table(header, rows, "lrrrrrrr")
 
 
 def _matrix(steps):
@@ -186,26 +250,17 @@ def _missing(steps):
     return "\n\n".join(lines)
 
 
-def _first(steps):
-    """The three ops with the largest gain, over all points and at the ends of the sweep."""
+def _gains(steps):
+    """The ops with the largest gain at the ends and in the middle of the sweep."""
     usable = [step for step in steps if step.measured]
-    ranked = headroom.overall(usable)
-    if not ranked:
+    if not headroom.overall(usable):
         return ""
-    lines = ["### Fix these three first", ""]
-    for number, (kernel, op, share, count) in enumerate(ranked[:3], 1):
-        lines.append(
-            f"{number}. `{kernel}` for {op}: reaching the roof would save {share:.1%} of the step, on average over "
-            f"{text.plural(count, 'point')}."
-        )
     largest = max(step.L for step in usable)
     chosen = [step for step in usable if step.phase == "prefill" or step.L == largest]
     batches = sorted({step.B for step in chosen})
     wanted = {batches[0], batches[len(batches) // 2], batches[-1]}
     chosen = [step for step in chosen if step.B in wanted and (step.phase == "decode" or step.S == largest)]
-    for step in chosen:
-        lines += ["", _ranking(step)]
-    return "\n".join(lines)
+    return "\n\n".join(["### Largest gains", *map(_ranking, chosen)])
 
 
 def _ranking(step):
@@ -218,17 +273,22 @@ def _ranking(step):
             item.count,
             text.latency(item.total_ms),
             text.percent(item.efficiency),
+            text.latency(item.attainable_ms),
             text.latency(item.gain_ms),
             text.percent(item.share),
             f"{item.speedup:.2f}×",
+            text.latency(item.roof_gain_ms),
         ]
         for number, item in enumerate(items, 1)
     ]
-    header = ["", "kernel", "op", "calls", "time", "share of roof", "gain at the roof", "of the step", "step gets"]
-    bound = "" if step.complete else " or more"
-    faster = f"with the first three at the roof: {headroom.together(step, items[:3]):.2f}× faster"
+    header = [
+        "", "kernel", "op", "calls", "time", "share of roof", "attainable", "gain", "of the step", "step gets",
+        "gain at the roof",
+    ]  # fmt: skip
+    bound = "" if step.complete else f" or more ({len(step.measured)} of {len(step.entries)} ops)"
+    faster = f"with the first three at what is attainable {headroom.together(step, items[:3]):.2f}× faster"
     lead = f"At {step.where()}, a step of {text.latency(step.total_ms)}{bound}; {faster}."
-    return f"{lead}\n\n{text.table(header, rows, 'rllrrrrrr')}"
+    return f"{lead}\n\n{text.table(header, rows, 'rllrrrrrrrr')}"
 
 
 def series(steps, names=None):
@@ -264,7 +324,7 @@ def plot(steps, output_dir, title, stem="model_time"):
     if not panels:
         return _nothing(pyplot, title, [Path(output_dir) / f"{stem}.{suffix}" for suffix in FORMATS])
     figure, axes = pyplot.subplots(
-        2, len(panels), figsize=(7.6 * len(panels) + 0.6, 9.6), dpi=DPI, squeeze=False, layout="constrained"
+        2, len(panels), figsize=(7.8 * len(panels) + 0.6, 10.2), dpi=DPI, squeeze=False, layout="constrained"
     )
     figure.suptitle(title, weight="bold", fontsize=15, x=0.012, ha="left")
     colours = _colours(panels)
@@ -277,20 +337,27 @@ def plot(steps, output_dir, title, stem="model_time"):
         _bars(top, mine, names, shares, colours)
         lost = {name: [value / total for value, total in zip(gains[name], totals, strict=True)] for name in names}
         _bars(low, mine, names, lost, colours)
+        heights = [sum(lost[name][number] for name in names) for number in range(len(mine))]
+        low.set_ylim(0, min(1.08, max(0.05, *heights) * 1.15))
         for number, step in enumerate(mine):
             bound = "" if step.complete else "≥ "
             top.text(number, 1.015, bound + text.latency(step.total_ms), ha="center", fontsize=9)
-            low.text(number, sum(lost[name][number] for name in names) + 0.015, _speedup(step), ha="center", fontsize=9)
+            low.annotate(
+                _speedup(step), (number, heights[number]), (0, 3), textcoords="offset points", ha="center", fontsize=9
+            )
         complete = all(step.complete for step in mine)
         ops = "" if complete else f"; {_counts(mine)} of {len(mine[0].entries)} ops measured"
         top.set_title(f"{name.capitalize()}, {what}: where the time goes{ops}", loc="left", fontsize=11, weight="bold")
-        low.set_title("What reaching the roof would gain, and how much faster", loc="left", fontsize=11, weight="bold")
-        shown = [name for name in reversed(names) if any(times[name])]
+        low.set_title("What could be gained, and how much faster the step gets", loc="left", fontsize=11, weight="bold")
+        shown = [name for name in names if any(times[name])]
         low.legend(
             [pyplot.Rectangle((0, 0), 1, 1, color=colours[name]) for name in shown],
             shown,
+            title="from the bottom of the bars up",
+            title_fontsize=9,
+            alignment="left",
             loc="upper left",
-            bbox_to_anchor=(0, -0.13),
+            bbox_to_anchor=(0, -0.1),
             ncols=2,
             frameon=False,
             fontsize=9,
@@ -336,15 +403,23 @@ def _colours(panels):
 
 
 def _bars(axis, steps, names, values, colours):
+    """Stacked bars; segments that have room for it are labelled with their share."""
+    tallest = max(sum(values[name][number] for name in names) for number in range(len(steps))) or 1.0
     base = [0.0] * len(steps)
     for name in names:
         if not any(values[name]):
             continue
         axis.bar(range(len(steps)), values[name], bottom=base, color=colours[name], width=0.72, zorder=3)
+        for number, value in enumerate(values[name]):
+            if value > 0.06 * tallest:
+                axis.text(
+                    number, base[number] + value / 2, f"{value * 100:.0f} %", ha="center", va="center", fontsize=8.5,
+                    color=ink_on(colours[name]), zorder=4,
+                )  # fmt: skip
         base = [low + value for low, value in zip(base, values[name], strict=True)]
     axis.set_xticks(range(len(steps)), [f"B={step.B}" for step in steps])
     axis.set_ylim(0, 1.08)
-    axis.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value * 100:g} %")
     axis.set_ylabel("share of the step's time")
     axis.grid(True, axis="y", color="#e5e7eb", linewidth=0.7)
     axis.set_axisbelow(True)
@@ -352,5 +427,4 @@ def _bars(axis, steps, names, values, colours):
 
 
 def _speedup(step):
-    rest = step.total_ms - sum(entry.gain_ms or 0.0 for entry in step.measured)
-    return f"{step.total_ms / rest:.1f}×" if rest > 0 else ""
+    return f"{step.total_ms / step.attainable_ms:.2f}×" if step.attainable_ms > 0 else ""

@@ -300,7 +300,7 @@ def _enrich(rows, points, run, kernel, sidecar):
             replace(
                 other,
                 latency_ms=row.latency_ms,
-                peak_pct=row.peak_pct if row.peak_pct is not None else other.peak_pct,
+                peak_pct=_more_digits(row.peak_pct, other.peak_pct),
                 bound=row.bound or other.bound,
                 flops=other.flops if other.flops is not None else row.flops,
                 bytes=other.bytes if other.bytes is not None else row.bytes,
@@ -309,6 +309,12 @@ def _enrich(rows, points, run, kernel, sidecar):
             )
         )
     return result + missing
+
+
+def _more_digits(written, known):
+    """The sidecar's value where the CSV has the same with two digits after the point; else what the CSV says."""
+    same = written is None or known is not None and abs(written - known) <= 0.0051
+    return known if same else written
 
 
 def _columns_of(row):

@@ -1,27 +1,31 @@
 """The roofline picture: decode, prefill, and a bandwidth panel for kernels without FLOPs. Needs matplotlib."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import labels, text
 from .resultset import ResultError
 
+# Told apart by normal and by red- and green-blind eyes; tests/results/test_roofline_plot.py holds them to it.
 COLOURS = {
-    "gemm": "#1f4e9c",
-    "bmm": "#3d9be0",
-    "norm": "#1e8a55",
-    "activation": "#86a81c",
-    "rope": "#8e5bb5",
-    "concat": "#8a5a3c",
-    "topk": "#c79a00",
-    "attention": "#c9304a",
-    "moe": "#e8731a",
+    "gemm": "#192891",
+    "bmm": "#56b4e9",
+    "norm": "#084b44",
+    "activation": "#b6bb73",
+    "rope": "#9144f3",
+    "concat": "#523c00",
+    "topk": "#ffa300",
+    "attention": "#fc0f92",
+    "moe": "#b76804",
     "": "#6b7280",
 }
 MARKERS = {"decode": "o", "prefill": "s"}
 ROOF_COLOUR = "#374151"
 MEASURED_ROOF_COLOUR = "#9333a8"
 SUSPECT_COLOUR = "#dc0f0f"
+THROTTLED_COLOUR = "#111827"
+FLOOR_COLOUR = "#6b7280"
 SIZE = (16.0, 10.2)
 DPI = 120
 FORMATS = ("png", "svg")
@@ -81,16 +85,17 @@ def draw(pyplot, rows, roofs, title=None):
     roofline, bandwidth = marks(rows, roofs)
     figure = pyplot.figure(figsize=SIZE, dpi=DPI)
     grid = figure.add_gridspec(
-        1, 3, width_ratios=(1, 1, 0.62), left=0.05, right=0.985, top=0.885, bottom=0.155, wspace=0.19
+        1, 3, width_ratios=(1, 1, 0.62), left=0.05, right=0.985, top=0.87, bottom=0.15, wspace=0.19
     )
     first = figure.add_subplot(grid[0])
     axes = [first, figure.add_subplot(grid[1], sharex=first, sharey=first), figure.add_subplot(grid[2])]
     _roofline_panels(figure, axes[:2], roofline, roofs)
     _bandwidth_panel(figure, axes[2], bandwidth, roofs)
     measured = sum(row.measured for row in rows)
-    homeless = len(rows) - len(roofline) - len(bandwidth)
+    hidden = len(rows) - len(roofline) - len(bandwidth)
     figure.text(0.05, 0.955, title or f"Roofline on {roofs.name}", fontsize=16, weight="bold")
-    figure.text(0.05, 0.93, subtitle(roofs, measured, len(rows), homeless), fontsize=10.5, color="#4b5563")
+    figure.text(0.05, 0.93, subtitle(roofs, measured, len(rows), hidden), fontsize=10.5, color="#4b5563")
+    figure.text(0.05, 0.907, homeless(rows, roofs), fontsize=9.5, color="#6b7280")
     _legend(figure, rows, roofs)
     return figure
 
@@ -132,8 +137,36 @@ def subtitle(roofs, measured, total, homeless):
         counts += f" ({text.plural(homeless, 'point')} without a roof here, not shown)"
     kind = "datasheet" if roofs.datasheet else "measured"
     peaks = " / ".join(f"{dtype.upper()} {text.rate(peak, 'FLOP/s')}" for dtype, peak in roofs.compute.items())
-    memory = text.rate(roofs.bandwidth, "B/s")
-    return f"{counts}  ·  {roofs.name} {kind}: {peaks}, {memory}"
+    memory = text.rate(roofs.bandwidth, "B/s") if roofs.bandwidth else ""
+    words = ", ".join(word for word in (peaks, memory) if word)
+    return (
+        f"{counts}  ·  {roofs.name} {kind}: {words}" if words else f"{counts}  ·  the peaks of {roofs.name} are unknown"
+    )
+
+
+def homeless(rows, roofs):
+    """In words: the kernels whose unmeasured points have no roof, with the number of points; empty without any."""
+    groups = {}
+    for row in rows:
+        if not row.measured and roofs.time_ms(row) is None:
+            groups.setdefault((row.compute_dtype or "unknown").upper(), Counter())[row.kernel] += 1
+    parts = [
+        f"{dtype}: " + ", ".join(f"{kernel} ({count})" for kernel, count in kernels.items())
+        for dtype, kernels in groups.items()
+    ]
+    return f"Not measured and without a roof on {roofs.name}: {'; '.join(parts)}" if parts else ""
+
+
+def ink_on(colour):
+    """Black or white, whichever is easier to read on a colour."""
+    return "#ffffff" if _luminance(colour) < 0.25 else "#111827"
+
+
+def _luminance(colour):
+    """Relative luminance of a colour, 0 to 1 (WCAG)."""
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def _roofline_panels(figure, axes, points, roofs):
@@ -141,11 +174,11 @@ def _roofline_panels(figure, axes, points, roofs):
         roofs.compute, key=roofs.compute.get
     )
     top = max(roofs.compute[dtype] for dtype in dtypes) if dtypes else 1e15
-    xs = [mark.x for mark in points] + [top / roofs.bandwidth]
+    xs = [mark.x for mark in points] + [top / roofs.bandwidth if roofs.bandwidth else 100.0]
     ys = [mark.y for mark in points]
-    low_x, high_x = min(xs) / 8, max(xs) * (20 if roofs.measured_compute else 6)
+    low_x, high_x = min(xs) / 12, max(xs) * (80 if roofs.measured_compute else 10)
     axes[0].set_xlim(low_x, high_x)
-    axes[0].set_ylim(min([*ys, low_x * roofs.bandwidth]) / 2, top * 5)
+    axes[0].set_ylim(min([*ys, low_x * (roofs.bandwidth or 1e12)]) / 2, top * 5)
     for axis, phase in zip(axes, MARKERS, strict=True):
         _log_axes(axis)
         axis.set_title({"decode": "Decode (S = 1)", "prefill": "Prefill"}[phase])
@@ -181,7 +214,8 @@ def _decades(axis, unit, numticks=9):
 def roof_lines(roofs, dtypes, low_x, high_x):
     """[(measured?, dtype or None, [(x, y), (x, y)])]: the flat roof of each dtype from its ridge, and the slope.
 
-    The slope (dtype None) ends at the highest ridge. Measured lines come only where something was measured.
+    The slope (dtype None) ends at the highest ridge. Measured lines come only where something was measured; without
+    any bandwidth a flat roof goes through the whole picture.
     """
     lines = []
     for measured in (False, True):
@@ -190,7 +224,8 @@ def roof_lines(roofs, dtypes, low_x, high_x):
         used = [dtype for dtype in dtypes if dtype in compute]
         slope = bandwidth or roofs.bandwidth
         for dtype in used:
-            lines.append((measured, dtype, [(compute[dtype] / slope, compute[dtype]), (high_x, compute[dtype])]))
+            ridge = compute[dtype] / slope if slope else low_x
+            lines.append((measured, dtype, [(ridge, compute[dtype]), (high_x, compute[dtype])]))
         if bandwidth:
             end = max((compute[dtype] for dtype in used), default=max(roofs.compute.values(), default=1e15))
             lines.append((measured, None, [(low_x, low_x * bandwidth), (end / bandwidth, end)]))
@@ -198,12 +233,25 @@ def roof_lines(roofs, dtypes, low_x, high_x):
 
 
 def roof_names(roofs, dtype=None):
-    """What to write at the roof of a dtype, or at the memory's."""
-    peak, measured, unit = roofs.bandwidth, roofs.measured_bandwidth, "B/s"
+    """What to write at the roof of a dtype, or at the memory's: ``BF16 989 T (measured 675 T)``, of FLOP/s or B/s."""
+    peak, measured = roofs.bandwidth, roofs.measured_bandwidth
     if dtype:
-        peak, measured, unit = roofs.compute[dtype], roofs.measured_compute.get(dtype), "FLOP/s"
-    name = f"{dtype.upper()}  {text.rate(peak, unit)}" if dtype else text.rate(peak, unit)
-    return f"{name} (measured {text.rate(measured, '').strip()})" if measured else name
+        peak, measured = roofs.compute[dtype], roofs.measured_compute.get(dtype)
+        name = f"{dtype.upper()} {text.rate(peak, '').strip()}"
+    else:
+        name = text.rate(peak, "B/s")
+    if not roofs.datasheet:
+        return f"{name}, measured"
+    return f"{name} (measured {text.rate(measured, '').strip()})" if measured else f"{name}, datasheet"
+
+
+def floor_line(roofs, low, high):
+    """The launch floor over bytes of one call, [(bytes, bytes/s), …], up to the roof; empty where it is unknown."""
+    if not roofs.launch_floor_ms or not roofs.bandwidth:
+        return []
+    seconds = roofs.launch_floor_ms / 1e3
+    end = min(high, seconds * roofs.bandwidth)
+    return [(low, low / seconds), (end, end / seconds)] if end > low else []
 
 
 def _draw_roofs(axis, roofs, dtypes):
@@ -224,7 +272,8 @@ def _draw_roofs(axis, roofs, dtypes):
         segments.append(tuple(map(tuple, axis.transData.transform(line))))
     for dtype in dtypes:
         obstacles.append(_name_flat(axis, roofs, dtype, high_x, obstacles, segments))
-    obstacles.append(_name_slope(axis, roofs, low_x, high_x))
+    if roofs.bandwidth:
+        obstacles.append(_name_slope(axis, roofs, low_x, high_x))
     return obstacles, segments
 
 
@@ -309,6 +358,12 @@ def _draw_marks(axis, points):
                 alpha=0.95,
                 zorder=4 if hollow else 5,
             )
+    throttled = [mark for mark in points if "throttled" in mark.row.flags]
+    if throttled:
+        axis.scatter(
+            [mark.x for mark in throttled], [mark.y for mark in throttled], s=22, marker="x", color=THROTTLED_COLOUR,
+            linewidths=0.9, zorder=6,
+        )  # fmt: skip
     suspects = [mark for mark in points if mark.row.suspect]
     if suspects:
         axis.scatter(
@@ -367,18 +422,27 @@ def _spread(items, count=7):
 
 
 def _darker(colour):
-    return "#" + "".join(f"{int(int(colour[i : i + 2], 16) * 0.78):02x}" for i in (1, 3, 5))
+    """The colour, dark enough for small letters on white: a contrast of at least 4.5 to 1."""
+    channels = [int(colour[i : i + 2], 16) * 0.78 for i in (1, 3, 5)]
+    while _luminance(_hex(channels)) > 1.05 / 4.5 - 0.05:
+        channels = [value * 0.94 for value in channels]
+    return _hex(channels)
+
+
+def _hex(channels):
+    return "#" + "".join(f"{int(value):02x}" for value in channels)
 
 
 def _bandwidth_panel(figure, axis, points, roofs):
     _log_axes(axis)
     axis.set_title("No FLOPs: bandwidth")
     axis.set_xlabel("bytes moved by one call")
-    xs, ys = [mark.x for mark in points] or [1e3, 1e9], [mark.y for mark in points] or [roofs.bandwidth]
+    peak = roofs.bandwidth or max((mark.y for mark in points), default=1e12)
+    xs, ys = [mark.x for mark in points] or [1e3, 1e9], [mark.y for mark in points] or [peak]
     low, high = min(xs) / 4, max(xs) * 8
     axis.set_xlim(low, high)
-    axis.set_ylim(min(min(ys), roofs.bandwidth / 10) / 3, max(max(ys), roofs.bandwidth) * 6)
-    segments = []
+    axis.set_ylim(min(min(ys), peak / 10) / 3, max(max(ys), peak) * 6)
+    segments, obstacles = [], []
     for value, measured in ((roofs.bandwidth, False), (roofs.measured_bandwidth, True)):
         if value:
             axis.plot(
@@ -390,11 +454,14 @@ def _bandwidth_panel(figure, axis, points, roofs):
                 zorder=2,
             )
             segments.append(tuple(map(tuple, axis.transData.transform([(low, value), (high, value)]))))
-    name = roof_names(roofs)
-    artist = axis.text(
-        high, roofs.bandwidth * 1.1, name, ha="right", va="bottom", fontsize=9, color=ROOF_COLOUR, zorder=2.5
-    )
-    obstacles = [_extent(axis, artist)]
+    if roofs.bandwidth:
+        words = {"fontsize": 9, "color": ROOF_COLOUR, "zorder": 2.5}
+        artist = axis.text(high, roofs.bandwidth * 1.1, roof_names(roofs), ha="right", va="bottom", **words)
+        obstacles.append(_extent(axis, artist))
+    line = floor_line(roofs, low, high)
+    if line:
+        axis.plot(*zip(*line, strict=True), color=FLOOR_COLOUR, linestyle=":", linewidth=1.5, zorder=2)
+        segments.append(tuple(map(tuple, axis.transData.transform(line))))
     axis.set_ylabel("bytes/s")
     _decades(axis.yaxis, "")
     _decades(axis.xaxis, "B", 5)
@@ -415,18 +482,23 @@ def _legend(figure, rows, roofs):
         )  # fmt: skip
 
     used = [category for category in COLOURS if any(row.category == category for row in rows)]
-    kinds = [dot(category or "other", COLOURS[category]) for category in used]
+    kinds = [dot(category or "no category", COLOURS[category]) for category in used]
     grey = "#4b5563"
     signs = [
         dot("decode", grey),
         dot("prefill", grey, "s"),
-        dot("not measured: drawn where the roof is", grey, face="white", width=1.3),
+        dot("not measured: at the roof", grey, face="white", width=1.3),
         Line2D([], [], color=ROOF_COLOUR, linewidth=1.6, label="datasheet roof" if roofs.datasheet else "roof"),
     ]
     if roofs.measured_bandwidth or roofs.measured_compute:
         signs.append(
             Line2D([], [], color=MEASURED_ROOF_COLOUR, linewidth=1.3, linestyle=(0, (5, 3)), label="measured roof")
         )
+    if floor_line(roofs, 1.0, 1e12):
+        label = f"launch floor, {text.latency(roofs.launch_floor_ms)}"
+        signs.append(Line2D([], [], color=FLOOR_COLOUR, linewidth=1.5, linestyle=":", label=label))
+    if any("throttled" in row.flags for row in rows):
+        signs.append(dot("throttled", THROTTLED_COLOUR, "x", size=6))
     if any(row.suspect for row in rows):
         signs.append(dot("suspect: above 105 % of the measured roof", SUSPECT_COLOUR, face="none", size=11, width=1.8))
     for handles, y in ((kinds, 0.052), (signs, 0.018)):

@@ -3,27 +3,34 @@
 import re
 import statistics
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
-from . import resultset, text
+from . import model_time, model_time_report, resultset, roofs, text
 from .results import write_whole
 
 STATUSES = ("ok", "partial", "unavailable", "incorrect", "failed", "timeout")
 LISTED = 8
+STEPS = Path(__file__).resolve().parent / "model_steps.json"
 # Facts that each kernel's sidecar has, and that say nothing of the whole.
 OF_ONE_KERNEL = ("command", "journal key", "script sha256", "spec sha256")
 _DIMENSION = re.compile(r"(\w+) = (-?\d+)")
 _LIMIT = re.compile(r"(?:(?P<where>\w+ = -?\d+(?:, \w+ = -?\d+)*): )?(?P<why>.*)", re.DOTALL)
 
 
-def write_summary(results_dir, kernels, output=None, launch_floor_ms=None):
-    """Write the summary of a results directory; returns its path. Works on a directory without any result."""
+def write_summary(results_dir, kernels, output=None, launch_floor_ms=None, steps=STEPS, choices=None):
+    """Write the summary of a results directory; returns its path. Works on a directory without any result.
+
+    ``steps`` is the file with the steps of the model, without which nothing is said about what to fix first;
+    ``choices`` the paths of ops, as for ``model_time.step_times``.
+    """
     results_dir = Path(results_dir)
     output = Path(output) if output else results_dir / "benchmark_summary.md"
     known = [name for name in kernels if _has_files(results_dir, name)]
     results = resultset.load(results_dir, known) if known else resultset.ResultSet(results_dir, [])
     skipped = {name: _unmeasured_points(results_dir / f"{name}.jsonl") for name in known}
-    return write_whole(output, summarise(results, kernels, skipped, launch_floor_ms))
+    data = model_time.load_steps(steps) if steps and Path(steps).exists() else None
+    return write_whole(output, summarise(results, kernels, skipped, launch_floor_ms, data, choices))
 
 
 def _has_files(results_dir, name):
@@ -36,20 +43,32 @@ def _unmeasured_points(sidecar):
     return [point for point in resultset.read_sidecar(sidecar)[1] if point.get("latency_ms") is None]
 
 
-def summarise(results, kernels, skipped=None, launch_floor_ms=None):
+def summarise(results, kernels, skipped=None, launch_floor_ms=None, steps=None, choices=None):
     """The summary as Markdown.
 
     ``skipped`` maps a kernel to the point records that have no latency; ``launch_floor_ms`` is the time of an empty
-    kernel, taken from the run records where it is None.
+    kernel, taken from the run records where it is None; ``steps`` are the model's, as data.
     """
     skipped = skipped or {}
     status = {kernel: kernel_status(results, kernel) for kernel in kernels}
-    floor = launch_floor_ms if launch_floor_ms is not None else _launch_floor(results.runs)
-    parts = ["# Benchmark summary", _headline(results, status), _status(status)]
+    floor = launch_floor_ms if launch_floor_ms is not None else roofs.launch_floor(results.runs.values())
+    roof = roofs.choose(results) if results.measured else None
+    if roof is not None and roof.launch_floor_ms is None:
+        roof = replace(roof, launch_floor_ms=floor)
+    parts = ["# Benchmark summary", _headline(results, status)]
     if results.measured:
-        parts += [_shares(results, kernels), _slowest(results), _least_efficient(results, floor)]
-    parts += [_flags(results), _not_measured(status, skipped), _provenance(results, floor)]
+        parts += [_fix_first(results, roof, steps, choices)]
+    parts.append(_status(status))
+    if results.measured:
+        parts += [_shares(results, kernels, roof), _slowest(results, roof), _least_efficient(results, roof)]
+    parts += [_flags(results), _not_measured(status, skipped), _provenance(results, roof)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _fix_first(results, roof, steps, choices):
+    found = model_time.step_times(steps, results.rows, roof, choices) if steps else []
+    words = model_time_report.fix_first(found)
+    return f"## Fix these three first\n\n{words} More in `model_time.md`." if words else ""
 
 
 def kernel_status(results, kernel):
@@ -98,8 +117,10 @@ def _headline(results, status):
     if shares:
         suspects = sum(row.suspect for row in results.measured)
         lines.append(
-            f"The median point reaches {statistics.median(shares):.1f} % of its roof; "
-            + (f"{text.plural(suspects, 'row')} flagged suspect." if suspects else "no row is flagged suspect.")
+            f"The median point reaches {text.points(statistics.median(shares))} % of its roof; "
+            + (f"{text.plural(suspects, 'row')} flagged suspect" if suspects else "no row is flagged suspect")
+            + "".join(f", {count} {flag}" for flag, count in _flag_counts(results) if flag != "suspect")
+            + "."
         )
     if not measured:
         lines.append("Nothing was measured: everything below says why.")
@@ -120,49 +141,61 @@ def _short(reason, limit=160):
     return reason if len(reason) <= limit else reason[: limit - 1] + "…"
 
 
-def _shares(results, kernels):
+def _shares(results, kernels, roof):
     rows = []
     for kernel in kernels:
         mine = [row for row in results.measured if row.kernel == kernel and row.peak_pct is not None]
         if not mine:
             continue
         best, worst = max(mine, key=lambda row: row.peak_pct), min(mine, key=lambda row: row.peak_pct)
-        bounds = Counter(row.bound for row in mine)
+        limits = Counter(roof.limit(row) or row.bound for row in mine)
         rows.append(
             [
                 f"`{kernel}`",
                 len(mine),
-                f"{best.peak_pct:.1f}",
+                text.points(best.peak_pct),
                 _place(best),
-                f"{statistics.median(row.peak_pct for row in mine):.1f}",
-                f"{worst.peak_pct:.1f}",
+                text.points(statistics.median(row.peak_pct for row in mine)),
+                text.points(worst.peak_pct),
                 _place(worst),
-                ", ".join(f"{name} {count}" for name, count in bounds.most_common()),
+                ", ".join(f"{name} {count}" for name, count in limits.most_common()),
             ]
         )
-    header = ["kernel", "points", "best %", "at", "median %", "worst %", "at", "bound by"]
-    return "## Share of the roof\n\n" + text.table(header, rows, "lrrlrrll")
+    if not rows:
+        return ""
+    header = ["kernel", "points", "best %", "at", "median %", "worst %", "at", "attainable set by"]
+    lead = "Percent of the datasheet's roof; the last column counts what sets the time that is attainable."
+    if roof.launch_floor_ms:
+        lead += (
+            f" With `launch`, the roof would be faster than a kernel that does nothing "
+            f"({text.latency(roof.launch_floor_ms)}), and no kernel can come near it."
+        )
+    return f"## Share of the roof\n\n{lead}\n\n{text.table(header, rows, 'lrrlrrll')}"
 
 
 def _place(row):
     return f"{row.op}, {row.phase} {row.where()}"
 
 
-def _point_rows(rows):
-    return [
-        [
+_POINT_HEADER = ["kernel", "op", "point", "latency", "attainable", "set by", "% of attainable", "% of roof"]
+_POINT_ALIGN = "lllrrlrr"
+
+
+def _point_rows(rows, roof):
+    lines = []
+    for row in rows:
+        attainable = roofs.attainable_ms(row, roof)
+        lines.append([
             f"`{row.kernel}`",
             row.op,
             f"{row.phase} {row.where()}",
             text.latency(row.latency_ms),
-            "–" if row.peak_pct is None else f"{row.peak_pct:.1f}",
-            row.bound,
-        ]
-        for row in rows
-    ]
-
-
-_POINT_HEADER = ["kernel", "op", "point", "latency", "% of roof", "bound"]
+            text.latency(attainable),
+            roof.limit(row) or row.bound,
+            "–" if attainable is None else text.points(attainable / row.latency_ms * 100),
+            text.points(row.peak_pct),
+        ])  # fmt: skip
+    return lines
 
 
 def _first_of_each_op(rows):
@@ -173,39 +206,57 @@ def _first_of_each_op(rows):
             yield row
 
 
-def _slowest(results):
+def _slowest(results, roof):
     ranked = sorted(results.measured, key=lambda row: -row.latency_ms)
     rows = list(_first_of_each_op(ranked))[:LISTED]
-    return "## Slowest points\n\nThe slowest point of each op.\n\n" + text.table(
-        _POINT_HEADER, _point_rows(rows), "lllrrl"
-    )
+    table = text.table(_POINT_HEADER, _point_rows(rows, roof), _POINT_ALIGN)
+    return f"## Slowest points\n\nThe slowest point of each op.\n\n{table}"
 
 
-def _least_efficient(results, floor):
-    threshold = 2 * floor if floor else 0.005
-    ranked = sorted(
-        (row for row in results.measured if row.peak_pct is not None and row.latency_ms > threshold),
-        key=lambda row: row.peak_pct,
-    )
-    rows = list(_first_of_each_op(ranked))[:LISTED]
-    if not rows:
+def _least_efficient(results, roof):
+    found = [(ms / row.latency_ms, row) for row in results.measured if (ms := roofs.attainable_ms(row, roof))]
+    if not found:
         return ""
-    why = "twice the launch floor" if floor else "below which the launch itself counts"
-    lead = f"The least efficient point of each op, among points slower than {text.latency(threshold)} ({why})."
-    return f"## Least efficient points\n\n{lead}\n\n" + text.table(_POINT_HEADER, _point_rows(rows), "lllrrl")
+    rows = list(_first_of_each_op(row for _, row in sorted(found, key=lambda item: item[0])))[:LISTED]
+    limits = "the roofs that were measured on it" if roof.measured_bandwidth else "the datasheet's roof"
+    if roof.launch_floor_ms:
+        limits += f" and the launch floor of {text.latency(roof.launch_floor_ms)}, whichever takes longer"
+    lead = f"The point of each op that is furthest from what is attainable on this GPU: {limits}."
+    table = text.table(_POINT_HEADER, _point_rows(rows, roof), _POINT_ALIGN)
+    return f"## Least efficient points\n\n{lead}\n\n{table}"
+
+
+def _flag_counts(results):
+    return Counter(flag for row in results.measured for flag in row.flags).most_common()
 
 
 def _flags(results):
-    flagged = [row for row in results.measured if row.flags]
-    if not flagged:
+    """Suspect rows one by one, because each is wrong; other flags by op."""
+    if not any(row.flags for row in results.measured):
         return "## Flags\n\nNone." if results.measured else ""
-    counts = Counter(flag for row in flagged for flag in row.flags)
-    lead = ", ".join(f"{flag}: {text.plural(count, 'row')}" for flag, count in counts.most_common())
-    flagged.sort(key=lambda row: (not row.suspect, -(row.peak_pct or 0)))
-    rows = [[*cells, ", ".join(row.flags)] for cells, row in zip(_point_rows(flagged), flagged, strict=True)]
-    more = f"\n\nand {len(rows) - 3 * LISTED} more; all are in the sidecars." if len(rows) > 3 * LISTED else ""
-    table = text.table([*_POINT_HEADER, "flags"], rows[: 3 * LISTED], "lllrrll")
-    return f"## Flags\n\n{lead}.\n\n{table}{more}"
+    parts = ["## Flags", ", ".join(f"{flag}: {text.plural(n, 'row')}" for flag, n in _flag_counts(results)) + "."]
+    suspects = sorted((row for row in results.measured if row.suspect), key=lambda row: -(row.peak_pct or 0))
+    if suspects:
+        rows = [
+            [f"`{row.kernel}`", row.op, f"{row.phase} {row.where()}", text.latency(row.latency_ms),
+             text.points(row.peak_pct), row.extra.get("suspect") or ""]
+            for row in suspects[: 3 * LISTED]
+        ]  # fmt: skip
+        more = f"\n\nand {len(suspects) - len(rows)} more." if len(suspects) > len(rows) else ""
+        header = ["suspect: kernel", "op", "point", "latency", "% of roof", "why"]
+        parts.append(text.table(header, rows, "lllrrl") + more)
+    groups = {}
+    for row in results.measured:
+        for flag in row.flags:
+            if flag != "suspect":
+                groups.setdefault((flag, row.kernel, row.op), []).append(f"{row.phase} {row.where()}")
+    if groups:
+        rows = [
+            [flag, f"`{kernel}`", op, len(places), ", ".join(places[:3]) + (", …" if len(places) > 3 else "")]
+            for (flag, kernel, op), places in groups.items()
+        ]
+        parts.append(text.table(["flag", "kernel", "op", "rows", "at"], rows, "lllrl"))
+    return "\n\n".join(parts)
 
 
 def _not_measured(status, skipped):
@@ -268,11 +319,7 @@ def _reasons(points, state):
     return groups.items()
 
 
-def _launch_floor(runs):
-    return next((run["launch_floor_ms"] for run in runs.values() if run.get("launch_floor_ms")), None)
-
-
-def _provenance(results, floor):
+def _provenance(results, roof):
     """Facts that all kernels share in one table, those that differ with the number of kernels."""
     facts = {}
     for run in results.runs.values():
@@ -282,9 +329,7 @@ def _provenance(results, floor):
             flat["hardware table"] = hardware["name"]
         for name, value in flat.items():
             facts.setdefault(name, Counter())[_short(value, 100)] += 1
-    rows = []
-    if floor:
-        rows.append(["launch floor", text.latency(floor)])
+    rows = _peaks(roof) if roof is not None else []
     for name, values in facts.items():
         if name in OF_ONE_KERNEL:
             continue
@@ -305,11 +350,28 @@ def _provenance(results, floor):
     return "## Run\n\n" + text.table(["", ""], rows)
 
 
+def _peaks(roof):
+    """Rows with the peaks that shares are taken of, and those measured on the device."""
+
+    def words(compute, bandwidth):
+        found = [f"{dtype.upper()} {text.rate(peak, 'FLOP/s')}" for dtype, peak in compute.items()]
+        return ", ".join(found + ([text.rate(bandwidth, "B/s")] if bandwidth else []))
+
+    rows = [[f"peaks ({roof.source})", words(roof.compute, roof.bandwidth)]]
+    if roof.datasheet:
+        rows.append(["peaks measured", words(roof.measured_compute, roof.measured_bandwidth)])
+    rows.append(["launch floor", text.latency(roof.launch_floor_ms)])
+    return [row for row in rows if row[1] not in ("", "–")]
+
+
 def _flatten(record, prefix=""):
     flat = {}
     for name, value in record.items():
         if isinstance(value, dict):
             flat |= _flatten(value, f"{prefix}{name} ")
         elif value not in (None, "", []):
-            flat[f"{prefix}{name}".replace("_", " ")] = ", ".join(map(str, value)) if isinstance(value, list) else value
+            label = f"{prefix}{name}".replace("_", " ")
+            if label.endswith(" bytes") and isinstance(value, int):
+                label, value = label.removesuffix(" bytes"), f"{value / 2**30:.4g} GiB"
+            flat[label] = ", ".join(map(str, value)) if isinstance(value, list) else value
     return flat

@@ -22,8 +22,18 @@ def latency(ms):
 
 
 def percent(share, digits=1):
-    """A share of 1 as percent; ``–`` for None."""
-    return "–" if share is None else f"{share * 100:.{digits}f} %"
+    """A share of 1 as percent: ``12.3 %``; ``<0.1 %`` for what would read as nothing; ``–`` for None."""
+    return "–" if share is None else f"{points(share * 100, digits)} %"
+
+
+def points(value, digits=1):
+    """A number of percent without its sign: ``12.3``, ``<0.1``, ``0``; ``–`` for None."""
+    if value is None:
+        return "–"
+    least = 10.0**-digits
+    if value != 0 and abs(value) < least / 2:
+        return f"<{least:.{digits}f}"
+    return "0" if value == 0 else f"{value:.{digits}f}"
 
 
 def rate(value, unit):
