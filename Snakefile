@@ -1,9 +1,6 @@
 """From an ops file to verified benchmark scripts, measurements and a roofline: see docs/design.md."""
 
 
-configfile: "config/config.yaml"
-
-
 report: "workflow/report/overview.rst"
 
 

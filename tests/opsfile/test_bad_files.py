@@ -66,6 +66,13 @@ BAD = {
         SMALL.replace("|----|-------------|--------------|--------|\n" + PREFILL_ROW, "|----|-----|\n" + PREFILL_ROW),
         "broken-table", "header has 4 cells and the line under it 2", "| Op |",
     ),
+    "section in a comment": (
+        SMALL.replace("## Decode Phase", "<!--\n## Decode Phase"), "missing-phase", "inside the comment that begins in line 18", None,
+    ),
+    "section in a code block": (
+        SMALL.replace("## Kernel Summary", "```\n## Kernel Summary"), "missing-section", "inside the code block that begins", None,
+    ),
+    "rows in HTML": (row(DECODE_ROW, "<details>\n" + DECODE_ROW), "broken-table", "the HTML that begins in line", DECODE_ROW),
     "table cut in two": (SMALL.replace(DECODE_ROW, "\n" + DECODE_ROW), "broken-table", "cut off", DECODE_ROW),
     "row too short": (row(DECODE_ROW, "| `self.q_a_layernorm()` | [B, Lq] |"), "broken-row", "2 cells, the header 4", "`self.q_a_l"),
     "row too long": (row(DECODE_ROW, DECODE_ROW + " x |"), "broken-row", "5 cells, the header 4", DECODE_ROW),
@@ -211,9 +218,10 @@ def test_what_is_only_odd_is_a_warning():
     text = row(SUMMARY_ROW, SUMMARY_ROW.replace("q_a_layernorm", "no_such_op"))
     text = text.replace("| [B, H] | embedding lookup |", "| [B, Hxx] | embedding lookup |")
     text = text.replace("## Kernel", "| Note | Text |\n|--|--|\n| a | b |\n\n## Kernel")
+    text = text.replace(DECODE_ROW, f"{DECODE_ROW}\n{DECODE_ROW}")
     specs, problems = parse(text)
     assert specs and not problems.errors
-    assert {p.code for p in problems.warnings} == {"summary-op", "undefined-symbol", "other-table"}
+    assert {p.code for p in problems.warnings} == {"summary-op", "undefined-symbol", "other-table", "double-row"}
 
 
 def test_a_known_kernel_that_the_summary_leaves_out_is_a_warning():

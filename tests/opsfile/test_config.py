@@ -35,8 +35,10 @@ def test_the_shipped_file_holds_the_defaults():
         ("kernels", "all", ()),
         ("kernels", None, ()),
         ("exclude", "", ()),
+        ("exclude", "all", ("all",)),
         ("batch_sizes", 8, (8,)),
         ("batch_sizes", "1,2", (1, 2)),
+        ("batch_sizes", ["1e3", 8.0], (1000, 8)),
         ("seq_lens", [128, "256"], (128, 256)),
         ("kv_lens", None, (128, 256, 512, 1024, 2048)),
         ("symbols", "{Nh: 16}", {"Nh": 16}),
@@ -95,6 +97,8 @@ def test_kv_lens_are_the_sequence_lengths_unless_given():
         ({"baseline": ["a", "b"]}, "a path"),
         ({"threshold": "10%"}, "a number"),
         ({"threshold": -1}, "at least 0"),
+        ({"threshold": float("nan")}, "threshold: expected a number, found NaN"),
+        ({"timing": {"point_timeout_s": "nan"}}, "timing.point_timeout_s: expected a number, found NaN"),
         ({1: 2}, "unknown key '1'"),
     ],
 )
@@ -133,7 +137,7 @@ def test_mistakes_of_a_workflow_name_the_file_or_the_option(tmp_path):
         config_of_workflow({"kernels": ["a"]}, [base])
 
 
-@pytest.mark.parametrize("text", ["[]", "a", "a: [", "a: 1\na: 2", "\x00"])
+@pytest.mark.parametrize("text", ["[]", "a", "a: [", "a: 1\na: 2", "\x00", "gpus: &a [0]\nkv_lens: *a"])
 def test_broken_files(tmp_path, text):
     path = tmp_path / "config.yaml"
     path.write_text(text)

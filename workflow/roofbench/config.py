@@ -66,7 +66,8 @@ class Given(Document):
             keys = keys[:-1]
             value = _at(self.raw, keys)
         for document in reversed(self.files):
-            if _at(document.data, keys) == value:
+            found = _at(document.data, keys)
+            if found == value or repr(found) == repr(value):  # NaN is not equal to itself
                 return document.place(*keys)
         return self.path, 0
 
@@ -94,6 +95,11 @@ def load_config(path="config/config.yaml", overrides=None, given_by="--set"):
     """
     document = _file(path)
     return check_config(_merge(document.data, overrides or {}), [document], given_by)
+
+
+def check_file(path):
+    """Raise UserError where a configuration file cannot be read, before anybody else tries."""
+    _file(path)
 
 
 def _file(path):
@@ -148,7 +154,7 @@ def normalise(data):
     plain = {}
     for key, value in data.items():
         if key in _LISTS_OF_NAMES:
-            value = _names(value)
+            value = _names(value, all_is_none=key == "kernels")
         elif key in _LISTS_OF_SIZES:
             value = _sizes(value)
         elif key in _SWITCHES:
@@ -180,17 +186,18 @@ def _listed(value):
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _names(value):
+def _names(value, all_is_none):
     if isinstance(value, dict):
         return value
     names = [str(part).strip("'\"") if not isinstance(part, dict | list) else part for part in _listed(value)]
-    return [] if names == ["all"] else names
+    return [] if all_is_none and names == ["all"] else names
 
 
 def _sizes(value):
     if value is None or isinstance(value, dict):
         return value
-    return [_scalar(part) for part in _listed(value)]
+    sizes = [_scalar(part) for part in _listed(value)]
+    return [int(size) if isinstance(size, float) and size.is_integer() else size for size in sizes]
 
 
 def _scalar(value):

@@ -11,7 +11,7 @@ import yaml
 from .errors import Problems, did_you_mean
 
 SCHEMAS = Path(__file__).parent / "schemas"
-_BASE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TYPES = {
     "object": "a mapping",
     "array": "a list",
@@ -21,16 +21,6 @@ _TYPES = {
     "boolean": "true or false",
     "null": "nothing",
 }
-
-
-class _Loader(_BASE):
-    """Safe YAML without aliases, which can make a small file large."""
-
-    def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not used here", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
 
 
 class Document:
@@ -52,13 +42,17 @@ class Document:
 
 
 def parse_yaml(text, path, problems):
-    """A Document from YAML (or JSON) text, or None when it cannot be read; every duplicate key is an error."""
+    """A Document from YAML (or JSON) text, or None when it cannot be read.
+
+    Every duplicate key is an error, and so are aliases, which can make a small file large.
+    """
     try:
-        loader = _Loader(text)
+        loader = _LOADER(text)
         try:
             node = loader.get_single_node()
             lines = {}
-            _positions(node, (), lines, path, problems)
+            if not _positions(node, (), lines, path, problems, set()):
+                return None
             data = loader.construct_document(node) if node is not None else None
         finally:
             loader.dispose()
@@ -110,29 +104,43 @@ def load_yaml(path, problems):
     return None if text is None else parse_yaml(text, path, problems)
 
 
-def _positions(node, keys, lines, path, problems):
+def _positions(node, keys, lines, path, problems, seen):
+    """Collect the line of every key; False where a node stands in two places."""
     if node is None:
-        return
+        return True
+    if id(node) in seen:
+        line = node.start_mark.line + 1
+        problems.error(path, line, "yaml", "what begins here is used again by an alias (*name): write it out")
+        return False
+    seen.add(id(node))
     lines.setdefault(keys, node.start_mark.line + 1)
+    good = True
     if isinstance(node, yaml.MappingNode):
-        seen = set()
+        names = set()
         for key, value in node.value:
             name = key.value if isinstance(key, yaml.ScalarNode) else "?"
-            if name in seen:
+            if name in names:
                 problems.error(path, key.start_mark.line + 1, "duplicate-key", f"the key {name!r} stands here twice")
-            seen.add(name)
+            names.add(name)
             lines[(*keys, name)] = key.start_mark.line + 1
-            _positions(value, (*keys, name), lines, path, problems)
+            good &= _positions(value, (*keys, name), lines, path, problems, seen)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            _positions(value, (*keys, index), lines, path, problems)
+            good &= _positions(value, (*keys, index), lines, path, problems, seen)
+    return good
 
 
 @lru_cache(maxsize=8)
 def _validator(name):
     import jsonschema
 
-    return jsonschema.Draft202012Validator(json.loads((SCHEMAS / name).read_text(encoding="utf-8")))
+    base = jsonschema.Draft202012Validator
+    # NaN is neither too small nor too large for any limit.
+    checker = base.TYPE_CHECKER.redefine(
+        "number", lambda _, value: base.TYPE_CHECKER.is_type(value, "number") and value == value
+    )
+    schema = json.loads((SCHEMAS / name).read_text(encoding="utf-8"))
+    return jsonschema.validators.extend(base, type_checker=checker)(schema)
 
 
 def validate(document, schema, problems, code="schema"):

@@ -112,7 +112,11 @@ class _Join:
         self.symbols = self.overridden()
         self.options = self.chosen_options()
         self.resolve_summary()
+        written = {}
         for row in self.ops.rows:
+            first = written.setdefault((row.section, row.phases, row.op, row.inputs, row.outputs, row.kernel_text), row)
+            if first is not row:
+                self.warning(row.line, "double-row", f"{row.op.raw} is the same as in line {first.line}")
             self.read_row(row)
         for summary in () if self.ops.incomplete else self.ops.summary:
             if summary.kernel in self.entries:

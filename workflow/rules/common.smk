@@ -36,6 +36,15 @@ ATTEMPT = "results/attempts/{kernel}.json"
 WORKFLOW_ENV = "../../envs/workflow.yaml"
 
 try:
+    project.check_file("config/config.yaml")
+except UserError as error:
+    sys.exit(str(error))
+
+
+configfile: "config/config.yaml"
+
+
+try:
     configuration = project.config_of_workflow(config, workflow.configfiles)
     settings = project.settings_of(configuration)
     state.check_files(settings, HARDWARE)

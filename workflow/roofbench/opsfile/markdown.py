@@ -1,5 +1,6 @@
 """Markdown to headings and tables with line numbers. Nothing here knows what the tables mean."""
 
+import re
 from dataclasses import dataclass, field
 
 from markdown_it import MarkdownIt
@@ -52,9 +53,12 @@ class Broken:
 
 @dataclass
 class Blocks:
+    """`hidden` are headings inside comments, HTML and code: (Heading, what hides it, the line where that begins)."""
+
     headings: list = field(default_factory=list)
     tables: list = field(default_factory=list)
     broken: list = field(default_factory=list)
+    hidden: list = field(default_factory=list)
 
 
 def read_blocks(text):
@@ -74,11 +78,28 @@ def read_blocks(text):
                 blocks.tables.append(_table(tokens, index, tuple(path), lines))
             else:
                 blocks.broken.append(Broken(tuple(path), token.map[0] + 1, "it stands inside a quotation or a list"))
+        elif token.type in ("fence", "html_block"):
+            _look_inside(token, tuple(path), blocks)
         elif token.type == "inline" and token.map and tokens[index - 1].type == "paragraph_open":
             first = _looks_like_table(lines, *token.map)
             if first is not None:
                 blocks.broken.append(Broken(tuple(path), first + 1, _why_broken(lines, first, token.map[1])))
     return blocks
+
+
+def _look_inside(token, path, blocks):
+    """Note what a comment, HTML or code takes away: headings, and rows where HTML stands in the midst of a table."""
+    comment = token.content.lstrip().startswith("<!--")
+    what = "code block" if token.type == "fence" else "comment" if comment else "HTML"
+    start = token.map[0] + 1
+    for number, line in enumerate(token.content.splitlines(), start + (token.type == "fence")):
+        found = re.match(r" {0,3}(#{1,6})\s+(.*)", line)
+        if found:
+            blocks.hidden.append((Heading(len(found[1]), found[2].strip("#*_ \t"), number), what, start))
+        elif what == "HTML" and line.lstrip().startswith("|"):
+            reason = f"the HTML that begins in line {start} goes on to the next blank line"
+            blocks.broken.append(Broken(path, number, reason))
+            break
 
 
 def _cell(inline):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from .. import grammar
 from ..documents import read_text
-from ..errors import did_you_mean
+from ..errors import did_you_mean, plural
 from ..grammar import GrammarError
 from . import cells
 from .cells import CellError
@@ -260,7 +260,7 @@ class _Reader:
             self.warning(table.line, "empty-table", "the table has no rows")
         for row in table.rows:
             if row.width != width:
-                message = f"the row has {row.width} cells, the header {width}"
+                message = f"the row has {plural(row.width, 'cell')}, the header {width}"
                 more = row.width > width
                 hint = (
                     "A | inside a cell is written \\|." if more else "Text under a table needs a blank line before it."
@@ -365,6 +365,7 @@ class _Reader:
             heading = next((h for h in self.blocks.headings if _own_kind(h) == kind), None)
             if heading is None:
                 hint = did_you_mean(title, titles, f"It is a heading '## {title}' with a table | {header} |.")
+                hint = self.where_hidden(kind) or hint
                 self.error(0, "missing-section", f"the section {title!r} is missing", hint)
             elif kind not in self.seen:
                 message = f"the section {heading.text!r} has no table"
@@ -379,8 +380,16 @@ class _Reader:
             if named:
                 self.error(named[-1].line, "missing-table", f"the {phase} phase has no op table", hint)
             else:
-                near = did_you_mean(f"{phase} phase", titles)
+                near = self.where_hidden(phase) or did_you_mean(f"{phase} phase", titles)
                 self.error(0, "missing-phase", f"the {phase} phase is missing", f"{near} {hint}".strip())
+
+    def where_hidden(self, kind):
+        """A sentence about a heading of this kind inside a comment or a code block, or None."""
+        for heading, what, start in self.blocks.hidden:
+            own = _own_kind(heading)
+            if kind == own or isinstance(own, tuple) and kind in own:
+                return f"Its heading in line {heading.line} is inside the {what} that begins in line {start}."
+        return None
 
 
 def check_shapes(row, ops, values, problems, severe):
