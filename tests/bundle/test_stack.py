@@ -24,6 +24,20 @@ def test_no_driver_version_where_there_is_none():
     assert stack.parse_driver("GCC version: 12.2.0\n") is None
 
 
+def test_the_compiler_is_found_where_packages_look_for_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    monkeypatch.setattr(stack, "CUDA", str(tmp_path / "nothing"))
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    assert stack.compiler_version() is None
+    nvcc = tmp_path / "cuda" / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 13.0, V13.0.88'\n")
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+    assert stack.compiler_version() == "13.0.88"
+
+
 def test_only_variables_that_change_a_measurement_are_on_record(monkeypatch):
     for name in stack.VARIABLES:
         monkeypatch.delenv(name, raising=False)

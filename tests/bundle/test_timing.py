@@ -65,6 +65,13 @@ def test_evicting_is_subtracted():
     assert (stats.evicted_bytes, stats.sets) == (150 * MB, 64)
 
 
+def test_a_call_that_vanishes_beside_evicting_has_no_latency():
+    runtime = FakeRuntime(call_ms=0.0, evict_ms=0.06)
+    evict = runtime.evictor(150 * MB)
+    with pytest.raises(timing.TooShort, match="1 calls cannot be told from the 0.0620 ms of evicting"):
+        timing.measure(runtime, runtime.kernel, [0], timing.COLD, 150 * MB, 0.062, evict)
+
+
 def test_warm_up_calls_each_set_in_turn():
     seen = []
     timing.warm_up(FakeRuntime(), seen.append, ["a", "b", "c"])

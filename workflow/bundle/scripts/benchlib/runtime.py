@@ -204,7 +204,7 @@ class CudaRuntime(Runtime):
     def describe(self):
         from benchlib import nvml, stack
 
-        found = {"driver": stack.driver_version(), "cuda": torch.version.cuda}
+        found = {"driver": stack.driver_version(), "cuda": torch.version.cuda, "nvcc": stack.compiler_version()}
         return found | {"limits": nvml.limits(self.properties().uuid)}
 
     @contextlib.contextmanager

@@ -10,6 +10,8 @@ import json
 import os
 import platform
 import re
+import shutil
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +29,8 @@ PACKAGES = (
     "flashinfer-cubin",
     "flashinfer-jit-cache",
     "nvidia-cutlass-dsl",
+    "nvidia-cublas",
+    "nvidia-cublas-cu12",
 )
 
 
@@ -95,6 +99,24 @@ def driver_version():
 
         return nvml.driver_version()
     return found
+
+
+CUDA = "/usr/local/cuda"
+
+
+def compiler_version():
+    """Version of the nvcc that kernels would be compiled with at their first call, or None."""
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
+    places = [os.path.join(home, "bin") for home in homes if home] + [os.environ.get("PATH", ""), f"{CUDA}/bin"]
+    nvcc = shutil.which("nvcc", path=os.pathsep.join(places))
+    if nvcc is None:
+        return None
+    try:
+        said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r"\bV(\d+(?:\.\d+)+)", said)
+    return found.group(1) if found else None
 
 
 def parse_driver(text):

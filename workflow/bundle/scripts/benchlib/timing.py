@@ -60,6 +60,10 @@ class Stats:
         return record | {"calls": self.calls}
 
 
+class TooShort(RuntimeError):
+    """Nothing is left of a rotation after the time of evicting is subtracted."""
+
+
 class TooFewCalls(RuntimeError):
     """The benchmark function did not capture as many calls as asked for."""
 
@@ -143,7 +147,10 @@ def measure(runtime, call, sets, budget, evicted_bytes=0, evict_ms=0.0, evict=No
             again, counted = _bench(runtime, rotation, rotations)
             samples, rotations = samples + again, min(rotations, counted)
     per_call = [max(sample - evict_ms, 0.0) / len(sets) for sample in samples]
-    return summarise(per_call, rotations * len(sets), len(sets), evicted_bytes, evict_ms)
+    found = summarise(per_call, rotations * len(sets), len(sets), evicted_bytes, evict_ms)
+    if evict and not found.median_ms > 0:
+        raise TooShort(f"{len(sets)} calls cannot be told from the {evict_ms:.4f} ms of evicting before them")
+    return found
 
 
 def _bench(runtime, rotation, wanted):
