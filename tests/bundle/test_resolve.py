@@ -56,6 +56,7 @@ def asks_not(x, launch_with_pdl=False):
         (asks, (1,), {"enable_pdl": False}, "off"),
         (asks_not, (1,), {}, "off"),
         (asks_not, (1,), {"launch_with_pdl": True}, "on"),
+        (lambda *args, **more: None, (1,), {"enable_pdl": False}, "off"),
         (len, ((),), {}, "no parameter"),
         (dict, (), {"enable_pdl": True}, "on"),  # shows no signature
     ],

@@ -63,7 +63,7 @@ def asked_for_pdl(function, args, kwargs):
             defaults = {argument.name: argument.default_value for argument in schema.arguments}
         else:
             signature = inspect.signature(function)
-            given = signature.bind_partial(*args, **kwargs).arguments
+            given = signature.bind_partial(*args, **kwargs).arguments | kwargs
             defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
     except (TypeError, ValueError):  # a function of a compiled module shows no signature
         given, defaults = kwargs, {}
