@@ -5,10 +5,11 @@ import csv
 import dataclasses
 import hashlib
 import json
+import re
 import sys
 
 import pytest
-from fakes import FakeRuntime, installed, load_toy, write_toy
+from fakes import SCRIPTS, FakeRuntime, installed, load_toy, write_toy
 
 from benchlib import check, cli, nvml
 from benchlib import runtime as runtime_module
@@ -133,6 +134,18 @@ def test_values_that_drift_away_are_flagged(toy, tmp_path, monkeypatch):
     cli.main(toy.BENCHMARK, toy.run_benchmarks, ["--output", str(tmp_path / "r"), "--phase", "decode"])
     points = [record for record in outcome(tmp_path / "r")[1] if record["type"] == "point"]
     assert [point["flags"] for point in points] == [[], ["not_finite"], []]
+
+
+def test_every_field_of_the_sidecar_is_documented(toy, tmp_path):
+    toy.runtime.readings = [{"sm_mhz": 1200, "reasons": ["hardware thermal slowdown"]}] * 100
+    cli.main(toy.BENCHMARK, toy.run_benchmarks, ["--output", str(tmp_path / "r")])
+    run, records, _ = outcome(tmp_path / "r")
+    text = (SCRIPTS.parents[2] / "docs" / "measurement.md").read_text()
+    fields = {*run, *run["provenance"]}
+    for record in records:
+        fields |= {*record, *record.get("cold", ())}
+    assert {"cold", "errors", "throttle_reasons", "script_sha256"} < fields
+    assert sorted(name for name in fields if not re.search(rf"\b{name}\b", text)) == []
 
 
 def test_a_wrong_kernel_has_no_rows(toy, tmp_path, monkeypatch):
