@@ -47,7 +47,7 @@ def test_gpus_of_two_types_are_refused_and_nothing_is_written(results):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace("kernel,op,", "kernel,what,"), r"rmsnorm.csv:1: found the header"),
+        (lambda text: text.replace("kernel,op,", "kernel,what,"), r"rmsnorm.csv:1: the header lacks op"),
         (lambda text: text + "rmsnorm,op\n", r"rmsnorm.csv:138: found 2 cells, expected 14"),
         (lambda text: text + text.splitlines()[1] + "\n", r"rmsnorm.csv:138: op .* stands in line 2 already"),
         (

@@ -240,7 +240,7 @@ def test_the_report_names_what_does_not_follow():
     assert "take **2.620 times as long** in the median; 1 of them are within 10%" in text
     assert "| `k` | memory | 2 | 2.000 | 2.620 | 2.040 – 3.200 | 1 |" in text
     assert "| `k` | bad | decode B=1 | 2.000 | 3.200 | +60% | 80 % | 50 % |" in text
-    assert "The other 1 point (median ratio 1.000) are below 50% of the roof" in text
+    assert "The other 1 point (median ratio 1.000): below 50% of the roof" in text
     assert "regression" not in text.split("## Method")[0]
     lines = list(csv.DictReader(compare_report.csv_text(found).splitlines()))
     assert [(line["expected"], line["limit"], line["follows"]) for line in lines] == [
@@ -289,8 +289,23 @@ def test_what_cannot_be_compared_is_an_error(two_sets, tmp_path, capsys):
     assert "nothing: there is no such file or directory" in capsys.readouterr().err
     (tmp_path / "a.csv").write_text("kernel,time\n")
     assert run(two_sets, str(tmp_path / "a.csv"), "new") == 2
-    assert "a.csv:1: found the header kernel,time" in capsys.readouterr().err
-    assert run(two_sets, "old", "new", "--threshold", "-1") == 2
+    assert "a.csv:1: the header lacks op, phase" in capsys.readouterr().err
+    for threshold in ("-1", "nan"):
+        assert run(two_sets, "old", "new", "--threshold", threshold) == 2
+        assert "expected a number of at least 0" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert run(two_sets, str(tmp_path / "empty"), "new") == 2
+    assert "empty: holds no results: it has no CSV and no sidecar of a kernel" in capsys.readouterr().err
+    (tmp_path / "b.csv").write_text(",".join(resultset.COLUMNS) + "\n")
+    assert run(two_sets, str(tmp_path / "b.csv"), "new") == 2
+    assert "b.csv: holds no results: it has a header and no row" in capsys.readouterr().err
+    synthetic.write_results(tmp_path / "none", synthetic.points()[:3], lacks={"rmsnorm"})
+    assert run(two_sets, str(tmp_path / "none"), "new") == 2
+    assert "none: nothing in it is measured" in capsys.readouterr().err
+    written = tmp_path / "file"
+    written.touch()
+    assert run(two_sets, "old", "new", "--output", str(written)) == 2
+    assert "file: cannot be written: File exists" in capsys.readouterr().err
 
 
 def test_conventions_name_known_columns_only(tmp_path):

@@ -161,6 +161,17 @@ def test_a_kernel_above_the_roof_has_no_negative_gain():
     assert headroom.rank(found)[0].gain_ms == 0
 
 
+def test_without_peaks_nothing_is_claimed_about_the_roof():
+    unknown = roofs.Roofs("X9000", {}, None)
+    (step,) = model_time.step_times(STEPS, [row("n", "norm", 0.010, L=64)], unknown)
+    assert (step.roof_ms, step.attainable_ms, step.light_ms) == (None, None, None)
+    text = model_time_report.markdown([step], "Model time", roof=unknown)
+    assert "| B=2 KV=64 | 1 of 4 | ≥ 40.00 µs | – | – | – | – | ≤ 50 000 |" in text
+    assert "the peaks of X9000 are unknown" in text and "Fix these three" not in text
+    (line,) = csv.DictReader(model_time_report.steps_csv([step]).splitlines())
+    assert (line["time_ms"], line["roofline_ms"], line["attainable_ms"]) == ("0.040000", "", "")
+
+
 FAST = path("fast", ("f1", "x"), ("f2", "y"))
 SLOW = path("slow", ("s", "x"))
 SMALL = path("small", ("t", "x"), max_tokens=2)

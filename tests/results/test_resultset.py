@@ -144,3 +144,32 @@ def test_a_gpu_that_the_table_lacks_has_no_roofs(tmp_path):
 )
 def test_a_small_share_is_not_written_as_nothing(share, written):
     assert text.percent(share) == written
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (HEADER.replace("latency_ms", "latency"), r"lacks latency_ms \(found latency\); expected kernel,op"),
+        (HEADER.replace("kernel,op", "op,kernel"), "the columns of the header are in another order: op,kernel,"),
+        (HEADER + ",note", "the header has note, too"),
+        ("a,b", "found the header a,b"),
+    ],
+)
+def test_a_wrong_header_is_an_error_that_says_what_is_wrong_with_it(tmp_path, header, message):
+    path = tmp_path / "a.csv"
+    path.write_text(header + "\n")
+    with pytest.raises(ResultError, match=f"a.csv:1: .*{message}"):
+        resultset.read_csv(path)
+
+
+def test_a_kernels_table_with_a_wrong_header_is_not_passed_over(tmp_path):
+    synthetic.write_results(tmp_path, [p for p in synthetic.points() if p["kernel"] == "dsv3_router_gemm"])
+    (tmp_path / "comparison.csv").write_text("kernel,op,phase,B,S,L,M,N,K,baseline_ms,current_ms,ratio,bound\n")
+    assert len(resultset.load(tmp_path).rows) == 5
+    table = tmp_path / "dsv3_router_gemm.csv"
+    table.write_text(table.read_text().replace("latency_ms", "ms").replace("gflops", "gf").replace("bound", "b"))
+    with pytest.raises(ResultError, match="dsv3_router_gemm.csv:1: the header lacks latency_ms"):
+        resultset.load(tmp_path)
+    (tmp_path / "dsv3_router_gemm.jsonl").unlink()
+    with pytest.raises(ResultError, match="dsv3_router_gemm.csv:1: the header lacks latency_ms"):
+        resultset.load(tmp_path)

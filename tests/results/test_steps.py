@@ -202,12 +202,13 @@ def test_an_op_of_nearly_the_name_of_another_is_a_warning(tmp_path):
 
 
 def test_paths_of_the_configuration_must_be_there(tmp_path):
-    steps = tmp_path / "model_steps.json"
-    steps.write_text(json.dumps(resolve()[0]))
+    path = tmp_path / "model_steps.json"
+    path.write_text(json.dumps(resolve()[0]))
+    steps = state.read_steps(path)
     for good in ({}, {"*": "fastest"}, {"attn_mqa": "cutlass"}, {"attn_mqa": "first"}, {"q_nope * w_kc": "bmm_fp8"}):
         state.check_paths(steps, good)
     with pytest.raises(UserError, match=r"no step of the model has the op attn_mqaa. Did you mean attn_mqa\? Ops with"):
         state.check_paths(steps, {"attn_mqaa": "cutlass"})
     with pytest.raises(UserError, match="attn_mqa has no path x. It has fastest, first, cutlass, trtllm."):
         state.check_paths(steps, {"attn_mqa": "x"})
-    state.check_paths(tmp_path / "none.json", {"attn_mqaa": "x"})
+    state.check_paths(state.read_steps(tmp_path / "none.json"), {"attn_mqaa": "x"})

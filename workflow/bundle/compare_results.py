@@ -41,19 +41,30 @@ def main(arguments=None):
     except resultset.ResultError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {error.filename or options.output}: cannot be written: {error.strerror}", file=sys.stderr)
+        return 2
 
 
 def run(options):
     """Compare and write; returns the exit status."""
-    if options.threshold < 0:
+    if not options.threshold >= 0:  # NaN, too
         raise resultset.ResultError(f"--threshold is {options.threshold}, expected a number of at least 0")
-    sets = [resultset.load(path) for path in (options.baseline, options.current)]
+    sets = [load(path) for path in (options.baseline, options.current)]
+    if not sets[0].measured:
+        raise resultset.ResultError(
+            f"{options.baseline}: nothing in it is measured ({len(sets[0].rows)} points listed)"
+        )
     points = resultset.load_points(options.points) if options.points else []
     sets[1].rows = resultset.annotate(sets[1].rows, points)
     chosen = [roofs.choose(sets[0], options.baseline_hardware), roofs.choose(sets[1], options.hardware)]
     result = compare.compare(*sets, points, *chosen)
     if not result.pairs:
-        raise resultset.ResultError(f"no row of {options.baseline} stands for a point of {options.current}")
+        kernels = [", ".join(sorted({row.kernel for row in part.rows})) for part in sets]
+        raise resultset.ResultError(
+            f"no row of {options.baseline} stands for a point of {options.current}: "
+            f"kernels {kernels[0]} against {kernels[1]}"
+        )
     paths = options.baseline, options.current
     devices = [" and ".join(part.devices()) for part in sets]
     names = [device or path.name for device, path in zip(devices, paths, strict=True)]
@@ -62,6 +73,15 @@ def run(options):
     for path in compare_report.write(result, options.output, names, options.threshold, chosen):
         print(path)
     return report(result, options, chosen)
+
+
+def load(path):
+    """The results there; raises ResultError where there are none."""
+    found = resultset.load(path)
+    if not found.rows and not found.runs:
+        what = "has a header and no row" if path.is_file() else "has no CSV and no sidecar of a kernel"
+        raise resultset.ResultError(f"{path}: holds no results: it {what}")
+    return found
 
 
 def report(result, options, chosen):

@@ -38,6 +38,9 @@ def main(arguments=None):
     except resultset.ResultError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {error.filename or options.output}: cannot be written: {error.strerror}", file=sys.stderr)
+        return 2
     for path in paths:
         print(path)
     return 0

@@ -121,9 +121,9 @@ def _by_roofs(comparison, roofs):
     rest = [pair.ratio for pair in comparison.compared if not pair.held]
     if rest:
         parts.append(
-            f"The other {text.plural(len(rest), 'point')} (median ratio {statistics.median(rest):.3f}) are below "
-            f"{HELD_BY_ROOF:.0%} of the roof in both sets, or have none: launch and latency limit them, and neither "
-            "bandwidth nor peak predicts how they change."
+            f"The other {text.plural(len(rest), 'point')} (median ratio {statistics.median(rest):.3f}): below "
+            f"{HELD_BY_ROOF:.0%} of the roof in both sets, or without a roof. Launch and latency limit what is below, "
+            "and neither bandwidth nor peak predicts how it changes."
         )
     return "\n\n".join(part for part in parts if part)
 

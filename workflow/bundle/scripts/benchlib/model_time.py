@@ -91,13 +91,17 @@ class StepTime:
 
     @property
     def roof_ms(self):
-        """The measured ops at the roofline (those whose roof is known)."""
-        return sum(entry.roof_total_ms or 0.0 for entry in self.measured)
+        """The measured ops at the roofline; None where the roof of one of them is unknown."""
+        if any(entry.roof_ms is None for entry in self.measured):
+            return None
+        return sum(entry.roof_total_ms for entry in self.measured)
 
     @property
     def attainable_ms(self):
-        """The step's measured time less all that could be gained."""
-        return self.total_ms - sum(entry.gain_ms or 0.0 for entry in self.measured)
+        """The step's measured time less all that could be gained; None where that is unknown of one of its ops."""
+        if any(entry.gain_ms is None for entry in self.measured):
+            return None
+        return self.total_ms - sum(entry.gain_ms for entry in self.measured)
 
     @property
     def light_ms(self):
@@ -121,7 +125,9 @@ class StepTime:
         return self.tokens / self.total_ms * 1e3 if self.measured else None
 
     def where(self):
-        return f"B={self.B} KV={self.L}" if self.phase == "decode" else f"B={self.B} S={self.S}"
+        if self.phase != "decode":
+            return f"B={self.B} S={self.S}"
+        return f"B={self.B} KV={self.L}" if self.L != self.S else f"B={self.B}"  # no kernel's KV length is swept
 
 
 def load_steps(path):

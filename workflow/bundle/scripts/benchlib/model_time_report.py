@@ -173,7 +173,12 @@ def _scope(outside, roof):
         limits.append(f"the roofs measured on it ({text.rate(roof.measured_bandwidth, 'B/s')})")
     if roof and roof.launch_floor_ms:
         limits.append(f"the launch floor of {text.latency(roof.launch_floor_ms)} a call")
-    lead += f": {' and '.join(limits)}." if limits else "; without measured peaks it is the datasheet's roof."
+    if limits:
+        lead += f": {' and '.join(limits)}."
+    elif roof and not roof.bandwidth:
+        lead += f"; the peaks of {roof.name} are unknown, and with them both."
+    else:
+        lead += "; without measured peaks it is the datasheet's roof."
     if outside:
         lead += "\n\nNot part of any total: " + "; ".join(outside) + "."
     return lead
@@ -184,7 +189,7 @@ def _table(steps):
     for step in steps:
         bound, limit = ("", "") if step.complete else ("≥ ", "≤ ")
         light = text.latency(step.light_ms)
-        if step.light_ms is None:
+        if step.light_ms is None and step.known_light_ms:
             light = "≥ " + text.latency(step.known_light_ms)
         tokens = step.tokens_per_s
         rows.append(
@@ -194,7 +199,7 @@ def _table(steps):
                 bound + text.latency(step.total_ms) if step.measured else "–",
                 text.latency(step.attainable_ms) if step.measured else "–",
                 text.latency(step.roof_ms) if step.measured else "–",
-                text.percent(step.roof_ms / step.total_ms) if step.measured else "–",
+                text.percent(step.roof_ms / step.total_ms) if step.measured and step.roof_ms is not None else "–",
                 light,
                 f"{limit}{tokens:,.0f}".replace(",", " ") if tokens else "–",
             ]
@@ -331,7 +336,9 @@ def plot(steps, output_dir, title, stem="model_time"):
     for column, (name, mine) in enumerate(panels):
         names, times, gains = series(mine)
         totals = [step.total_ms for step in mine]
-        what = f"KV length {mine[0].L}" if mine[0].phase == "decode" else f"S = {mine[0].S}"
+        what = f", S = {mine[0].S}"
+        if mine[0].phase == "decode":
+            what = f", KV length {mine[0].L}" if mine[0].L != mine[0].S else ""
         top, low = axes[0][column], axes[1][column]
         shares = {name: [value / total for value, total in zip(times[name], totals, strict=True)] for name in names}
         _bars(top, mine, names, shares, colours)
@@ -347,7 +354,7 @@ def plot(steps, output_dir, title, stem="model_time"):
             )
         complete = all(step.complete for step in mine)
         ops = "" if complete else f"; {_counts(mine)} of {len(mine[0].entries)} ops measured"
-        top.set_title(f"{name.capitalize()}, {what}: where the time goes{ops}", loc="left", fontsize=11, weight="bold")
+        top.set_title(f"{name.capitalize()}{what}: where the time goes{ops}", loc="left", fontsize=11, weight="bold")
         low.set_title("What could be gained, and how much faster the step gets", loc="left", fontsize=11, weight="bold")
         shown = [name for name in names if any(times[name])]
         low.legend(
@@ -427,4 +434,4 @@ def _bars(axis, steps, names, values, colours):
 
 
 def _speedup(step):
-    return f"{step.total_ms / step.attainable_ms:.2f}×" if step.attainable_ms > 0 else ""
+    return f"{step.total_ms / step.attainable_ms:.2f}×" if step.attainable_ms else ""

@@ -8,6 +8,7 @@ import csv
 import json
 import math
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from .results import COLUMNS
@@ -128,7 +129,7 @@ def read_csv(path):
             if header is None:
                 raise ResultError(f"{path}:1: the file is empty, expected the header {','.join(COLUMNS)}")
             if tuple(header) != COLUMNS:
-                raise ResultError(f"{path}:1: found the header {','.join(header)}, expected {','.join(COLUMNS)}")
+                raise ResultError(f"{path}:1: {_wrong_header(header)}; expected {','.join(COLUMNS)}")
             for cells in reader:
                 if cells:
                     rows.append(_row_from_cells(path, reader.line_num, cells))
@@ -137,6 +138,20 @@ def read_csv(path):
     except UnicodeDecodeError:
         raise ResultError(f"{path}: is not UTF-8 text") from None
     return rows
+
+
+def _wrong_header(header):
+    """What is wrong with a header, in words."""
+    lacking = [name for name in COLUMNS if name not in header]
+    unknown = [name for name in header if name not in COLUMNS]
+    if not lacking and not unknown:
+        return f"the columns of the header are in another order: {','.join(header)}"
+    parts = []
+    for name in lacking:
+        near = get_close_matches(name, unknown, 1, 0.6)
+        parts.append(f"{name} (found {near[0]})" if near else name)
+    words = f"the header lacks {', '.join(parts)}" if parts else f"the header has {', '.join(unknown)}, too"
+    return words if len(lacking) < len(COLUMNS) else f"found the header {','.join(header)}"
 
 
 def _row_from_cells(path, line, cells):
@@ -232,7 +247,8 @@ def row_from_record(record, run=None, source=""):
             extra=record,
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ResultError(f"{source or 'points'}: a point lacks or spoils {error}: {str(record)[:200]}") from None
+        place = f"{source or 'points'}:{record['line']}" if "line" in record else source or "points"
+        raise ResultError(f"{place}: a point lacks or spoils {error}: {str(record)[:200]}") from None
 
 
 def _spread(statistics):
@@ -272,11 +288,14 @@ def load(path, kernels=None):
 
 
 def _is_result(path, name):
+    """Whether a table of a results directory holds results, rightly or wrongly: others lie there, too."""
     table = path / f"{name}.csv"
-    if not table.exists():
+    if not table.exists() or (path / f"{name}.jsonl").exists():
         return True
     with table.open(encoding="utf-8", errors="replace") as stream:
-        return stream.readline().strip() == ",".join(COLUMNS)
+        header = stream.readline().strip().split(",")
+    # One that has nearly all of the columns is read, so that its mistake is reported.
+    return len(set(header) & set(COLUMNS)) >= len(COLUMNS) - 3
 
 
 def _enrich(rows, points, run, kernel, sidecar):

@@ -488,8 +488,10 @@ def _legend(figure, rows, roofs):
         dot("decode", grey),
         dot("prefill", grey, "s"),
         dot("not measured: at the roof", grey, face="white", width=1.3),
-        Line2D([], [], color=ROOF_COLOUR, linewidth=1.6, label="datasheet roof" if roofs.datasheet else "roof"),
     ]
+    if roofs.bandwidth or roofs.compute:
+        kind = "datasheet roof" if roofs.datasheet else "measured roof, no datasheet known"
+        signs.append(Line2D([], [], color=ROOF_COLOUR, linewidth=1.6, label=kind))
     if roofs.measured_bandwidth or roofs.measured_compute:
         signs.append(
             Line2D([], [], color=MEASURED_ROOF_COLOUR, linewidth=1.3, linestyle=(0, (5, 3)), label="measured roof")
