@@ -14,7 +14,7 @@ from fakes import SCRIPTS, FakeRuntime, installed, load_toy, write_toy
 from benchlib import check, cli, nvml
 from benchlib import runtime as runtime_module
 from benchlib.model import Cost
-from benchlib.point import mean_cost
+from benchlib.point import Context, mean_cost, sets_for
 
 torch = pytest.importorskip("torch")
 POINTS = 9  # three of decode, six of prefill (16, 32, 32, 64, 64, 128 tokens) of which one has too many
@@ -126,6 +126,17 @@ def test_cost_is_the_mean_over_sets_with_routings_of_their_own():
     assert mean_cost(Routed(), None, None, rotation) == {"flops": 10, "bytes": 400.0, "active_experts": 4.0}
     alone = mean_cost(Routed(), None, None, rotation[:1])
     assert alone == {"flops": 10, "bytes": 300, "active_experts": 3} and isinstance(alone["bytes"], int)
+
+
+def test_a_kernel_that_allocates_its_output_gets_more_sets():
+    class Allocating:
+        def call_kernel(self, kernel, x):
+            return torch.empty(400_000, dtype=torch.uint8)
+
+    first = {"x": torch.empty(100_000, dtype=torch.uint8)}
+    context = Context(Allocating(), None, FakeRuntime(l2=1_000_000), None)
+    assert sets_for(context, first, Cost(0, 500_000)) == (26, 0)  # not 6: 26 inputs and one output are 3 MB
+    assert sets_for(dataclasses.replace(context, runtime=FakeRuntime()), first, Cost(0, 500_000)) == (1, 0)
 
 
 def test_values_that_drift_away_are_flagged(toy, tmp_path, monkeypatch):

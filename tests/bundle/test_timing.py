@@ -108,6 +108,27 @@ def test_number_of_sets(touched, free, expected):
     assert sets.wanted(touched, 50 * MB, touched, free) == expected
 
 
+@pytest.mark.parametrize(
+    ("touched", "repeated", "expected"),
+    [
+        (40 * MB, 30 * MB, (12, 0)),  # 12 sets of 10 MB, and 30 MB that all write to
+        (149 * MB, 100 * MB, (2, 0)),
+        (200 * MB, 190 * MB, (1, 0)),  # a call by itself touches enough, whose memory it is does not matter
+        (40 * MB, 39 * MB, (64, 150 * MB)),
+        (40 * MB, 90 * MB, (64, 150 * MB)),  # more is allocated than written: nothing is known
+    ],
+)
+def test_memory_that_every_call_writes_to_counts_once(touched, repeated, expected):
+    assert sets.wanted(touched, 50 * MB, touched, None, repeated) == expected
+
+
+def test_only_outputs_that_the_kernel_allocated_are_counted_as_such():
+    torch = pytest.importorskip("torch")
+    x = {"a": torch.empty(8), "out": torch.empty(4)}
+    assert sets.bytes_beside((x["out"][:2], [torch.empty(16)], None), x) == 64
+    assert sets.bytes_beside(None, x) == sets.bytes_beside(x["a"], x) == 0
+
+
 def test_without_a_cache_one_set_will_do():
     assert sets.wanted(10, 0, 10, None) == (1, 0)
 

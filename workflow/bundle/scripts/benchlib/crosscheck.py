@@ -25,7 +25,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchlib import check, resolve, sets, timing
-from benchlib.point import Context, measure_point, parse_point
+from benchlib.point import Context, measure_point, parse_point, sets_for
 from benchlib.runtime import get_runtime
 
 # Kernels of seven categories, small and large, each over 5 µs where the kernel allows it; the two norms are also here
@@ -137,9 +137,7 @@ def apart(context, call, rotation, evicted):
 def our_sets(context, op, point, first):
     """(the input sets that our own timing rotates through, the bytes that a reader evicts beside them)."""
     benchmark, runtime = context.benchmark, context.runtime
-    touched = benchmark.cost(op, point, first).bytes
-    l2_bytes = runtime.properties().l2_bytes
-    count, evicted = sets.wanted(touched, l2_bytes, sets.allocated_bytes(first), runtime.free_memory())
+    count, evicted = sets_for(context, first, benchmark.cost(op, point, first))
 
     def draw(i):
         return benchmark.make_inputs(op, point, runtime.device, i)

@@ -50,17 +50,16 @@ def measure_inputs(context, op, point, first, cost, seed):
     def draw(i):
         return benchmark.make_inputs(op, point, runtime.device, seed + i)
 
+    if benchmark.warm_up:
+        benchmark.warm_up(kernel, first)
     set_bytes = sets.allocated_bytes(first)
-    l2_bytes = runtime.properties().l2_bytes
-    count, evicted = sets.wanted(cost.bytes, l2_bytes, set_bytes, runtime.free_memory())
+    count, evicted = sets_for(context, first, cost)
     rotation = sets.more_sets(first, count, draw)
     counted = mean_cost(benchmark, op, point, rotation)
     evict, evict_ms = context.evictor.of(evicted)
     evicted = evicted if evict else 0
     same = count == 1 and not evicted  # one set that fills the cache by itself, or no cache at all
 
-    if benchmark.warm_up:
-        benchmark.warm_up(kernel, first)
     timing.warm_up(runtime, call, rotation)
     attempts = []
     for _ in range(2):
@@ -94,6 +93,19 @@ def measure_inputs(context, op, point, first, cost, seed):
         "flags": flags,
         "seed": seed,
     }
+
+
+def sets_for(context, first, cost):
+    """How many sets like `first` to rotate through, and the bytes that a reader evicts beside them (see sets.wanted).
+
+    The kernel is called once: what it allocates itself lies in the graph's own memory, the same in every call.
+    """
+    runtime = context.runtime
+    l2_bytes = runtime.properties().l2_bytes
+    if not l2_bytes:
+        return 1, 0
+    repeated = sets.bytes_beside(context.benchmark.call_kernel(context.kernel, first), first)
+    return sets.wanted(cost.bytes, l2_bytes, sets.allocated_bytes(first), runtime.free_memory(), repeated)
 
 
 def mean_cost(benchmark, op, point, rotation):

@@ -33,32 +33,43 @@ def tensors(value, seen=None):
         yield from tensors(vars(value), seen)
 
 
+def _storages(x):
+    """{identity: bytes} of the memory behind a set."""
+    storages = (tensor.untyped_storage() for tensor in tensors(x))
+    return {storage._cdata: storage.nbytes() for storage in storages}  # data_ptr() is 0 for all of them on meta
+
+
 def allocated_bytes(x):
     """Bytes of memory behind a set; tensors that share memory count once."""
-    storages = {}
-    for tensor in tensors(x):
-        storage = tensor.untyped_storage()
-        storages[storage._cdata] = storage.nbytes()  # data_ptr() is 0 for all of them on meta
-    return sum(storages.values())
+    return sum(_storages(x).values())
 
 
-def wanted(touched, l2_bytes, set_bytes, free):
+def bytes_beside(result, x):
+    """Bytes of what a call returned in memory that is not its set's: outputs that the kernel allocated itself."""
+    own = _storages(x)
+    return sum(nbytes for identity, nbytes in _storages(result).items() if identity not in own)
+
+
+def wanted(touched, l2_bytes, set_bytes, free, repeated=0):
     """How many sets to rotate through, and how many bytes an extra kernel must read in each round.
 
     touched     bytes that one call moves: what it pushes out of the cache
     l2_bytes    size of the cache; 0: no cache, one set
     set_bytes   memory of one set
     free        bytes of memory for further sets, None for no limit
+    repeated    those of the touched bytes that are the same memory in every call, whatever its set
 
     Returns (sets, evicted bytes). One set where a call alone touches three times the cache.
     """
     needed = EVICTION * l2_bytes
     if not needed or touched >= needed:
         return 1, 0
-    count = min(MOST_SETS, math.ceil(needed / max(1, touched)))
+    repeated = min(repeated, touched)
+    each = touched - repeated
+    count = min(MOST_SETS, math.ceil((needed - repeated) / max(1, each)))
     if free is not None:
         count = min(count, 1 + int(MEMORY_SHARE * free / max(1, set_bytes)))
-    return max(1, count), 0 if count * touched >= needed else needed
+    return max(1, count), 0 if count * each + repeated >= needed else needed
 
 
 def more_sets(first, count, draw):
