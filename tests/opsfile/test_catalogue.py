@@ -1,12 +1,17 @@
 """Catalogue entries: all of ours load, and mistakes name file, line and nearest spelling."""
 
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
-from opsfile_helpers import ROOT, catalogue
+from opsfile_helpers import ROOT, SMALL, catalogue
 
 from roofbench.catalogue import load_catalogue, load_entry
+from roofbench.config import check_config
 from roofbench.errors import Problems, UserError
+from roofbench.join import build_specs
+from roofbench.opsfile import parse_ops_file
 
 KERNELS = ROOT / "config" / "kernels"
 
@@ -87,3 +92,25 @@ def test_options():
     assert entry.option_dims(entry.chosen_options()) == {"b": 1}
     assert entry.option_dims(entry.chosen_options({"kv_dtype": "bf16"})) == {"b": 2}
     assert entry.substitute("{kv_dtype}", {"kv_dtype": "bf16"}) == "bf16"
+
+
+def test_a_stack_that_is_not_there_is_named(tmp_path):
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "stacks").mkdir()
+    for name in ("cu12", "cu13"):
+        (tmp_path / "stacks" / f"{name}.json").write_text("{}")
+    problems, line = changed(tmp_path / "kernels", "stacks: [cu12, cu13]", "stacks: [cu12, cu14]", "rmsnorm")
+    (error,) = problems.errors
+    assert "there is no stack cu14" in error.message and error.line == line
+
+
+def test_a_broken_entry_is_told_once():
+    text = (KERNELS / "rmsnorm.yaml").read_text().replace("N: D", "N: Dx")
+    assert "Dx" in text
+    problems = Problems()
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "rmsnorm.yaml").write_text(text)
+        broken = load_catalogue(folder, problems)
+        build_specs(parse_ops_file(SMALL, "ops.md", problems), broken, check_config({}), problems)
+    (error,) = problems.errors
+    assert "Dx is not bound" in error.message

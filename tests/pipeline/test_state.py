@@ -225,3 +225,14 @@ def test_an_edited_copy_is_one_that_was_changed_after_its_source(tmp_path):
     assert state.is_edited_copy(copy, source)
     os.utime(source, (9e9, 9e9))
     assert not state.is_edited_copy(copy, source)
+
+
+def test_a_kernel_without_one_of_its_files_is_told_which(tmp_path):
+    for pattern in state.PARTS.values():
+        path = tmp_path / pattern.format("rmsnorm")
+        path.parent.mkdir(parents=True)
+        path.write_text("")
+    state.check_parts([{"catalogue": "rmsnorm"}], tmp_path)
+    (tmp_path / state.PARTS["contract"].format("rmsnorm")).rename(tmp_path / state.PARTS["contract"].format("rmsnrm"))
+    with pytest.raises(UserError, match=r"contracts/rmsnorm\.py: the contract of rmsnorm is missing.*rmsnrm\.py"):
+        state.check_parts([{"catalogue": "rmsnorm"}], tmp_path)

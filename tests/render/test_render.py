@@ -132,3 +132,18 @@ def test_a_persons_file_is_kept_and_ours_is_replaced(tmp_path):
     assert render.write_generated(path, render.seal("a = 4\n"), overwrite=True) == "written"
     assert render.write_generated(path, render.seal("a = 4\n")) == "unchanged"
     assert [p.name for p in tmp_path.iterdir()] == ["bench.py"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a\n{% endblok %}\n", r"broken\.py\.j2:2: Encountered unknown tag 'endblok'"),
+        ("a\n\n{{ nosuch }}\n", r"broken\.py\.j2:3: 'nosuch' is undefined"),
+        ("{{ 1 // 0 }}\n", r"broken\.py\.j2:1: ZeroDivisionError"),
+    ],
+)
+def test_mistakes_of_a_template_have_lines(tmp_path, text, message):
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "broken.py.j2").write_text(text)
+    with pytest.raises(UserError, match=message):
+        render.render_kernel(spec(catalogue="broken"), entry(), tmp_path)

@@ -76,10 +76,10 @@ class Entry:
 
 
 class Catalogue:
-    """Entries by name and alias."""
+    """Entries by name and alias. `broken` are names of files whose mistakes were told: nothing is known of these."""
 
-    def __init__(self, entries, directory):
-        self.directory = str(directory)
+    def __init__(self, entries, directory, broken=()):
+        self.directory, self.broken = str(directory), frozenset(broken)
         self.entries = {entry.name: entry for entry in entries}
         self._by_name = {name: entry for entry in entries for name in entry.names}
 
@@ -124,16 +124,25 @@ def load_catalogue(directory, problems=None):
     paths = sorted(directory.glob("*.yaml")) if directory.is_dir() else []
     if not paths:
         found.error(directory, 0, "no-catalogue", "no kernel catalogue: the directory holds no .yaml file")
-    entries = [entry for entry in (_load(path, found) for path in paths) if entry]
+    loaded = {path: _load(path, found) for path in paths}
+    entries = [entry for entry in loaded.values() if entry]
     owner = {entry.name: entry for entry in entries}
     for entry in entries:
         for alias in entry.aliases:
             if owner.setdefault(alias, entry) is not entry:
                 message = f"the alias {alias} also belongs to {owner[alias].name}"
                 found.error(entry.path, entry.line("aliases"), "catalogue", message)
+    stacks = [path.stem for path in sorted(directory.parent.glob("stacks/*.json"))]
+    for entry in entries if stacks else ():
+        for i, provider in enumerate(entry["providers"]):
+            for name in provider["stacks"]:
+                if name not in stacks:
+                    message = f"providers[{i}].stacks: there is no stack {name}"
+                    hint = did_you_mean(name, stacks, f"There are {', '.join(stacks)}.")
+                    found.error(entry.path, entry.line("providers", i, "stacks"), "catalogue", message, hint)
     if problems is None:
         found.raise_errors()
-    return Catalogue(entries, directory)
+    return Catalogue(entries, directory, [path.stem for path, entry in loaded.items() if not entry])
 
 
 def _load(path, problems):
@@ -144,8 +153,9 @@ def _load(path, problems):
     if entry.name != path.stem:
         message = f"the name is {entry.name} but the file is called {path.name}"
         problems.error(path, entry.line("name"), "catalogue", message, f"Rename it to {entry.name}.yaml.")
+    before = len(problems.errors)
     _check(entry, problems)
-    return entry
+    return entry if len(problems.errors) == before else None
 
 
 def known_dims(entry):

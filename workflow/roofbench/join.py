@@ -159,6 +159,8 @@ class _Join:
         owners = {}
         for summary in self.ops.summary:
             entry = self.catalogue.get(summary.kernel)
+            if entry is None and summary.kernel in self.catalogue.broken:
+                continue
             if entry is None:
                 near = did_you_mean(summary.kernel, self.catalogue.names())
                 message = f"the catalogue has no kernel {summary.kernel}"

@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import textwrap
+import traceback
 from pathlib import Path
 
 import jinja2
@@ -80,11 +81,19 @@ def render_kernel(spec, entry, templates_dir):
         text = text.replace(UTILITIES, _utilities(text))
     except jinja2.TemplateNotFound as error:
         raise UserError(f"{templates_dir / str(error)}: the template of {spec['kernel']} is missing") from None
-    except jinja2.TemplateError as error:
-        line = getattr(error, "lineno", None)
-        where = f"{getattr(error, 'filename', None) or templates_dir / name}{f':{line}' if line else ''}"
-        raise UserError(f"{where}: {error}") from None
+    except Exception as error:  # a template can do whatever Python can
+        what = str(error) if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"{_template_line(error, templates_dir) or templates_dir / name}: {what}") from None
     return seal(_squeeze(text))
+
+
+def _template_line(error, templates_dir):
+    """`file:line` of the template in which an error was raised, or None."""
+    if isinstance(error, jinja2.TemplateSyntaxError):
+        return f"{error.filename}:{error.lineno}" if error.filename else None
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{frame.filename}:{frame.lineno}" for frame in frames if frame.filename.startswith(str(templates_dir))]
+    return places[-1] if places else None
 
 
 def _parts(spec, entry):

@@ -84,6 +84,26 @@ def select(manifest, kernels, exclude, ops_file):
     return chosen
 
 
+PARTS = {
+    "template": "workflow/templates/kernels/{}.py.j2",
+    "contract": "workflow/roofbench/contracts/{}.py",
+    "reference": "workflow/bundle/scripts/references/{}.py",
+}
+
+
+def check_parts(kernels, root="."):
+    """Raise UserError where a catalogue entry lacks one of its other three files."""
+    lines = []
+    for name in dict.fromkeys(kernel["catalogue"] for kernel in kernels):
+        for part, pattern in PARTS.items():
+            path = Path(root, pattern.format(name))
+            if not path.is_file():
+                near = did_you_mean(path.name, [other.name for other in path.parent.glob("*")])
+                lines.append(f"{pattern.format(name)}: the {part} of {name} is missing. {near}".rstrip())
+    if lines:
+        raise UserError("\n".join([*lines, "CONTRIBUTING.md, 'Add a kernel', says what is in it."]))
+
+
 def for_jobs(settings):
     """Environment variables for the jobs: settings that must not count as a change of a job's inputs, and a PATH on
     which `python` is the one that runs this."""

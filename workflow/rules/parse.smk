@@ -20,15 +20,16 @@ def refuse_mistakes():
     """
     try:
         if not parse_is_lost() and all(state.is_newer(MANIFEST, path) for path in PARSED):
-            state.select_from(MANIFEST, settings)
-            state.check_paths(state.read_steps(MODEL_STEPS), settings["paths"])
-            return
-        parsed = parser.parse(configuration, "config/kernels", STEPS_CONFIG)
-        if parsed.problems.errors:
-            sys.exit(parsed.problems.report())
-        kernels = {entry["kernel"]: entry for entry in parsed.specs.manifest["kernels"]}
-        state.select(kernels, settings["kernels"], settings["exclude"], settings["ops_file"])
-        state.check_paths(parsed.steps, settings["paths"])
+            kernels, steps = state.read_manifest(MANIFEST), state.read_steps(MODEL_STEPS)
+        else:
+            parsed = parser.parse(configuration, "config/kernels", STEPS_CONFIG)
+            if parsed.problems.errors:
+                sys.exit(parsed.problems.report())
+            kernels = {entry["kernel"]: entry for entry in parsed.specs.manifest["kernels"]}
+            steps = parsed.steps
+        chosen = state.select(kernels, settings["kernels"], settings["exclude"], settings["ops_file"])
+        state.check_paths(steps, settings["paths"])
+        state.check_parts([kernels[kernel] for kernel in chosen])
     except UserError as error:
         sys.exit(str(error))
 

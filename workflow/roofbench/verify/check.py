@@ -1,5 +1,6 @@
 """Verify one script against its spec: from files to a report, and to a stamp where nothing failed."""
 
+import ast
 import hashlib
 import importlib
 import json
@@ -17,6 +18,7 @@ from roofbench.verify.source import Source
 ROOT = Path(__file__).resolve().parents[3]
 SCHEMA_VERSION = 1
 LIMIT_SECONDS = 60
+REFERENCE = ("POISON", "expected", "actual")  # what the benchmark uses of a reference
 
 PROBLEMS = {
     "time": ("output.time", f"an end within {LIMIT_SECONDS} s"),
@@ -25,6 +27,46 @@ PROBLEMS = {
     "files": ("output.files", f"files of at most {sandbox.FILE_SIZE >> 20} MiB"),
     "exit": ("output.exit", "a run that returns"),
 }
+
+
+def _contract(spec):
+    """The contract of a spec's kernel. Raises UserError where it is missing or broken."""
+    name = f"roofbench.contracts.{spec['catalogue']}"
+    path = f"workflow/roofbench/contracts/{spec['catalogue']}.py"
+    try:
+        contract = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            raise UserError(f"{path}: the contract of {spec['kernel']} is missing") from None
+        raise UserError(f"{path}: cannot be imported: {error}") from None
+    except SyntaxError as error:
+        raise UserError(f"{error.filename or path}:{error.lineno}: is no Python: {error.msg}") from None
+    except Exception as error:  # whatever a person's module does when it is imported
+        raise UserError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from None
+    if not callable(getattr(contract, "flops", None)):
+        raise UserError(f"{path}: found no function flops(d), expected one that gives FLOPs from the dimensions")
+    return contract
+
+
+def _check_reference(path):
+    """Raise UserError where the benchmark could not compare with the reference: it is only run where there is a GPU."""
+    try:
+        tree = ast.parse(path.read_bytes(), str(path))
+    except FileNotFoundError:
+        raise UserError(f"{shown(path)}: the reference is missing") from None
+    except (SyntaxError, ValueError) as error:
+        where = f"{shown(path)}:{getattr(error, 'lineno', None) or 1}"
+        raise UserError(f"{where}: is no Python: {getattr(error, 'msg', error)}") from None
+    names = {target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets
+             if isinstance(target, ast.Name)}  # fmt: skip
+    names |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    names |= {
+        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    missing = [name for name in REFERENCE if name not in names]
+    if missing:
+        hint = did_you_mean(missing[0], sorted(names))
+        raise UserError(f"{shown(path)}: found no {' and no '.join(missing)}. {hint}".rstrip())
 
 
 class Verifier:
@@ -54,20 +96,14 @@ class Verifier:
     def job(self, source, spec, origins=None):
         """What the child processes need, made before they are forked."""
         entry = load_entry(self.root / "config" / "kernels" / f"{spec['catalogue']}.yaml")
-        name = f"roofbench.contracts.{spec['catalogue']}"
-        try:
-            contract = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name:
-                raise
-            path = f"workflow/roofbench/contracts/{spec['catalogue']}.py"
-            raise UserError(f"{path}: the contract of {spec['kernel']} is missing") from None
+        contract = _contract(spec)
         providers = [p for p in entry.data["providers"] if p["source"] == spec["source"]]
         used = {name for p in providers for name in p["stacks"]}
         snapshots = {name: s for name, s in self.snapshots.items() if name in used}
         if not snapshots:
             raise UserError(f"{entry.path}: no provider of source {spec['source']} is in a known stack")
         bundle = self.bundle_of(source.path)
+        _check_reference(bundle / "references" / f"{spec['catalogue']}.py")
         code = self.code_of(bundle)
         return Job(source, spec, entry, contract, snapshots, self.roof, bundle, origins, code, self.stop_early)
 
