@@ -79,6 +79,14 @@ def test_labels_at_one_spot_spread_out():
     assert not any(a.box.overlaps(b.box) for a, b in itertools.combinations(placed, 2))
 
 
+def test_a_label_at_the_edge_is_moved_inside_and_leaves_its_point_free():
+    area = labels.Box(0, 0, 800, 600)
+    for anchor in ((5, 300), (795, 300), (400, 2), (400, 598), (2, 2)):
+        (placed,) = labels.place([(120, 14, [anchor])], area)
+        assert placed.box.inside(area) and not placed.box.contains(*anchor)
+    assert labels.Box(-30, 590, 90, 604).moved_into(area) == labels.Box(0, 586, 120, 600)
+
+
 def test_a_line_crosses_a_box():
     box = labels.Box(10, 10, 20, 20)
     assert labels.crosses_box(((0, 0), (30, 30)), box)

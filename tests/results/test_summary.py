@@ -96,3 +96,76 @@ def test_what_a_kernel_cannot_run_is_one_line_for_each_reason(tmp_path):
     assert f"  - 3 points not applicable: {few} (T = 32 to 128)\n" in missing
     assert "  - 2 points not applicable: odd (D = 3 to 5, T = 1 to 2)\n" in missing
     assert "  - 1 point not applicable: never (gate, decode B=4)\n" in missing
+
+
+STEPS = {
+    "schema_version": 1,
+    "steps": [
+        {
+            "name": "decode",
+            "phase": "decode",
+            "slots": [
+                {"op": "gate", "count": 58, "choose": "first", "paths": [
+                    {"name": "gemm", "max_tokens": None, "parts": [["dsv3_router_gemm", "gate"]]}]},
+                {"op": "o_proj", "count": 61, "choose": "first", "paths": [
+                    {"name": "fp4", "max_tokens": None, "parts": [["cutlass_scaled_fp4_mm", "o_proj"]]}]},
+            ],
+        }
+    ],
+}  # fmt: skip
+
+
+def test_the_answer_comes_before_the_tables(tmp_path):
+    names = ["dsv3_router_gemm", "cutlass_scaled_fp4_mm"]
+    synthetic.write_results(tmp_path, [p for p in synthetic.points() if p["kernel"] in names])
+    steps = tmp_path / "steps.json"
+    steps.write_text(json.dumps(STEPS))
+    text = summary.write_summary(tmp_path, names, steps=steps).read_text()
+    first, rest = text.split("## Status")
+    assert "## Fix these three first" in first and "| 1 | `dsv3_router_gemm` (gate): **" in first
+    assert (
+        "decode over 1 of 2 ops, a lower bound" in first and "not measured (at some points): `cutlass_scaled" in first
+    )
+    assert "Fix these three" not in summary.write_summary(tmp_path, names, steps=None).read_text()
+
+
+def test_points_are_ranked_by_what_is_attainable(tmp_path):
+    """1 kB in 1.05 µs is at its floor; 1 MB in 20 µs is not, although its share of the roof is larger."""
+    run = {
+        "type": "run", "schema_version": 1, "kernel": "k", "status": "ok", "compute_dtype": "bf16", "measured": 2,
+        "asked": 2, "launch_floor_ms": 0.001, "hardware": {"name": "G", "tflops": {"bf16": 100}, "bandwidth_gbs": 1000},
+        "measured_peaks": {"bandwidth_gbs": 500, "tflops": {"bf16": 100}},
+    }  # fmt: skip
+    start = {"type": "point", "phase": "decode", "S": 1, "flops": 0, "bound": "memory"}
+    points = [
+        {**start, "op": "short", "B": 1, "bytes": 1e3, "latency_ms": 0.00105, "peak_pct": 0.095},
+        {**start, "op": "long", "B": 2, "bytes": 1e6, "latency_ms": 0.02, "peak_pct": 5.0},
+    ]
+    (tmp_path / "k.jsonl").write_text("\n".join(map(json.dumps, [run, *points])))
+    text = summary.write_summary(tmp_path, ["k"], steps=None).read_text()
+    least = text.split("## Least efficient points")[1].split("##")[0]
+    assert "the roofs that were measured on it and the launch floor of 1.00 µs" in least
+    rows = [line for line in least.splitlines() if line.startswith("| `k`")]
+    assert rows == [
+        "| `k` | long | decode B=2 | 20.00 µs | 2.00 µs | memory | 10.0 | 5.0 |",
+        "| `k` | short | decode B=1 | 1.05 µs | 1.00 µs | launch | 95.2 | 0.1 |",
+    ]
+    shares = next(line for line in text.splitlines() if line.startswith("| `k` | 2 |"))
+    assert shares.endswith("| launch 1, memory 1 |") or shares.endswith("| memory 1, launch 1 |")
+    assert "| peaks measured | BF16 100 TFLOP/s, 500 GB/s |" in text
+
+
+def test_flags_of_many_rows_are_one_line_for_each_op(tmp_path):
+    synthetic.write_results(tmp_path, [p for p in synthetic.points() if p["kernel"] == "dsv3_router_gemm"])
+    sidecar = tmp_path / "dsv3_router_gemm.jsonl"
+    run, *points = map(json.loads, sidecar.read_text().splitlines())
+    for point in points[1:]:
+        point["flags"] = ["throttled"]
+    points[0] |= {"flags": ["suspect"], "suspect": "9000 GB/s is 188 % of the measured bandwidth"}
+    sidecar.write_text("\n".join(map(json.dumps, [run, *points])))
+    text = summary.write_summary(tmp_path, ["dsv3_router_gemm"], steps=None).read_text()
+    flags = text.split("## Flags")[1].split("##")[0]
+    assert "throttled: 4 rows, suspect: 1 row." in flags
+    assert "| 9000 GB/s is 188 % of the measured bandwidth |" in flags
+    assert "| throttled | `dsv3_router_gemm` | gate | 4 | decode B=2, decode B=4, decode B=8, … |" in flags
+    assert "1 row flagged suspect, 4 throttled." in text

@@ -20,7 +20,7 @@ rule aggregate:
         sidecars=sidecars,
         steps=rules.copy_steps.output,
         library=rules.copy_library.output,
-        code=["scripts/aggregate.py"],
+        code=["scripts/aggregate.py", "scripts/page.py"],
     output:
         table=report(
             f"{RESULTS}/all_kernels.csv",
@@ -28,11 +28,12 @@ rule aggregate:
             category="Kernels",
             labels={"what": "Every measured point", "format": "CSV"},
         ),
-        summary=report(
-            f"{RESULTS}/benchmark_summary.md",
+        summary=f"{RESULTS}/benchmark_summary.md",
+        page=report(
+            f"{RESULTS}/benchmark_summary.html",
             caption=f"{CAPTIONS}/summary.rst",
             category="Kernels",
-            labels={"what": "Summary", "format": "Markdown"},
+            labels={"what": "Summary", "format": "HTML"},
         ),
         selection=AGGREGATED,
     log:
@@ -46,6 +47,7 @@ rule aggregate:
     shell:
         "python scripts/aggregate.py --results {params.results} --steps {input.steps} --kernels {params.kernels}"
         " {params.chosen:q} 2>&1 | tee {log} >&2 && "
+        "python scripts/page.py --input {output.summary} --output {output.page} 2>&1 | tee -a {log} >&2 && "
         "python -c 'import json, sys; print(json.dumps(sys.argv[1:]))' {params.kernels} > {output.selection}"
 
 
@@ -95,12 +97,14 @@ rule model_time:
         steps=rules.copy_steps.output,
         tool=f"{BUNDLE}/model_time.py",
         library=rules.copy_library.output,
+        code=["scripts/page.py"],
     output:
-        summary=report(
-            f"{RESULTS}/model_time.md",
+        summary=f"{RESULTS}/model_time.md",
+        page=report(
+            f"{RESULTS}/model_time.html",
             caption=f"{CAPTIONS}/model_time.rst",
             category="Model time",
-            labels={"what": "Steps, and what to fix first", "format": "Markdown"},
+            labels={"what": "What to fix first, and steps", "format": "HTML"},
         ),
         png=report(
             f"{RESULTS}/model_time.png",
@@ -144,7 +148,9 @@ rule model_time:
         paths=json.dumps(settings["paths"]),
     shell:
         "python {input.tool} --results {params.results} --steps {input.steps} --kernels {params.kernels}"
-        " {params.chosen:q} 2>&1 | tee {log} >&2 && printf '%s' {params.paths:q} > {output.paths}"
+        " {params.chosen:q} 2>&1 | tee {log} >&2 && "
+        "python scripts/page.py --input {output.summary} --output {output.page} 2>&1 | tee -a {log} >&2 && "
+        "printf '%s' {params.paths:q} > {output.paths}"
 
 
 rule check_status:

@@ -30,6 +30,12 @@ class Box:
     def inside(self, other):
         return self.x0 >= other.x0 and self.x1 <= other.x1 and self.y0 >= other.y0 and self.y1 <= other.y1
 
+    def moved_into(self, other):
+        """The rectangle, moved as little as puts it inside another one; it sticks out where it is larger."""
+        right = max(0.0, other.x0 - self.x0) + min(0.0, other.x1 - self.x1)
+        up = max(0.0, other.y0 - self.y0) + min(0.0, other.y1 - self.y1)
+        return Box(self.x0 + right, self.y0 + up, self.x1 + right, self.y1 + up)
+
     def nearest(self, x, y):
         """The point of the rectangle that is nearest to (x, y)."""
         return min(max(x, self.x0), self.x1), min(max(y, self.y0), self.y1)
@@ -58,7 +64,8 @@ def place(wanted, area, obstacles=(), points=(), segments=()):
     for width, height, anchors in wanted:
         best = None
         for box, anchor, distance in _candidates(width, height, anchors):
-            if not box.inside(area):
+            box = box.moved_into(area)
+            if not box.inside(area) or box.contains(*anchor, 4):
                 continue
             collisions = sum(box.overlaps(other, 2) for other in taken)
             tip = box.nearest(*anchor)
@@ -66,10 +73,10 @@ def place(wanted, area, obstacles=(), points=(), segments=()):
             if best is not None and cost >= best[0]:
                 continue
             cost += (
-                12 * sum(box.contains(x, y, 5) for x, y in points)
+                40 * sum(box.contains(x, y, 4) for x, y in points)
                 + 40 * sum(crosses_box(line, box) for line in segments)
                 + 80 * sum(crosses_box(line, box) for line in leaders)
-                + 24 * _passed(anchor, tip, points)
+                + 16 * _passed(anchor, tip, points)
                 + 60 * sum(_cross(anchor, tip, *line) for line in leaders)
                 + 60 * sum(crosses_box((anchor, tip), other) for other in taken)
             )

@@ -176,7 +176,7 @@ def _roofline_panels(figure, axes, points, roofs):
     top = max(roofs.compute[dtype] for dtype in dtypes) if dtypes else 1e15
     xs = [mark.x for mark in points] + [top / roofs.bandwidth if roofs.bandwidth else 100.0]
     ys = [mark.y for mark in points]
-    low_x, high_x = min(xs) / 12, max(xs) * (80 if roofs.measured_compute else 10)
+    low_x, high_x = min(xs) / 14, max(xs) * (130 if roofs.measured_compute else 10)
     axes[0].set_xlim(low_x, high_x)
     axes[0].set_ylim(min([*ys, low_x * (roofs.bandwidth or 1e12)]) / 2, top * 5)
     for axis, phase in zip(axes, MARKERS, strict=True):
