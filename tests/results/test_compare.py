@@ -87,8 +87,8 @@ def test_how_far_apart_two_runs_are():
     new = [replace(item, latency_ms=item.latency_ms * (1 + item.B / 1000)) for item in old]
     found = compare.compare(resultset.ResultSet(Path("old"), old), resultset.ResultSet(Path("new"), new))
     text = compare_report.markdown(found, ["old", "new"])
-    assert "differ by 1.10% in the median and by 2.1% at most" in text
-    assert "95 % of the 20 points slower than 5.00 µs by no more than 2.00%." in text
+    assert "differ by 1.10 % in the median and by 2.1 % at most" in text
+    assert "95 % of the 20 points slower than 5.00 µs by no more than 2.00 %." in text
 
 
 def test_duplicates_are_reported_and_widen_the_noise():
@@ -237,10 +237,10 @@ def test_the_report_names_what_does_not_follow():
     )
     text = compare_report.markdown(found, ["a", "b"], roofs=pair)
     assert "From A (4 TB/s) to B (2 TB/s, both datasheet), a memory-bound point should take **2.000 times" in text
-    assert "take **2.620 times as long** in the median; 1 of them are within 10%" in text
+    assert "take **2.620 times as long** in the median; 1 of them are within 10 %" in text
     assert "| `k` | memory | 2 | 2.000 | 2.620 | 2.040 – 3.200 | 1 |" in text
-    assert "| `k` | bad | decode B=1 | 2.000 | 3.200 | +60% | 80 % | 50 % |" in text
-    assert "The other 1 point (median ratio 1.000): below 50% of the roof" in text
+    assert "| `k` | bad | decode B=1 | 2.000 | 3.200 | +60 % | 80 % | 50 % |" in text
+    assert "The other 1 point (median ratio 1.000): below 50 % of the roof" in text
     assert "regression" not in text.split("## Method")[0]
     lines = list(csv.DictReader(compare_report.csv_text(found).splitlines()))
     assert [(line["expected"], line["limit"], line["follows"]) for line in lines] == [
@@ -313,3 +313,15 @@ def test_conventions_name_known_columns_only(tmp_path):
     path.write_text('{"kernels": {}, "constants": {}, "rules": [{"why": "x", "match": {"kernal": "a"}}]}')
     with pytest.raises(resultset.ResultError, match="unknown column 'kernal'"):
         conventions.normalise([], path)
+
+
+def test_two_kernel_stacks_and_what_is_different_between_them(two_sets, tmp_path):
+    synthetic.write_results(tmp_path / "stack", speed=1.25)
+    for sidecar in (tmp_path / "stack").glob("*.jsonl"):
+        sidecar.write_text(sidecar.read_text().replace('"torch": "2.9.1"', '"torch": "2.10.0"'))
+    assert run(two_sets, "old", str(tmp_path / "stack")) == 0
+    text = (two_sets / "out" / "comparison.md").read_text()
+    assert "554 faster" in text
+    facts = text.split("## How they were measured")[1].split("##")[0]
+    assert "| packages torch | 2.9.1 | 2.10.0 |" in facts
+    assert "Equal in both: gpu NVIDIA H200; driver 570.1." in facts

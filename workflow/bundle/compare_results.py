@@ -18,7 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "scripts"))
 
-from benchlib import compare, compare_report, resultset, roofs  # noqa: E402
+from benchlib import compare, compare_report, resultset, roofs, summary  # noqa: E402
 
 
 def main(arguments=None):
@@ -70,7 +70,8 @@ def run(options):
     names = [device or path.name for device, path in zip(devices, paths, strict=True)]
     if names[0] == names[1]:
         names = [f"{name} ({path})" for name, path in zip(names, paths, strict=True)]
-    for path in compare_report.write(result, options.output, names, options.threshold, chosen):
+    facts = [summary.facts(part) for part in sets]
+    for path in compare_report.write(result, options.output, names, options.threshold, chosen, facts=facts):
         print(path)
     return report(result, options, chosen)
 

@@ -22,19 +22,24 @@ LONG_MS = 0.005
 VERDICTS = ("slower", "faster", "same", "not measured")
 
 
-def write(comparison, output_dir, names, threshold=THRESHOLD, roofs=(None, None), stem="comparison"):
+def write(comparison, output_dir, names, threshold=THRESHOLD, roofs=(None, None), stem="comparison", facts=({}, {})):
     """Write ``comparison.md``, ``.csv`` and, where something was compared, ``.png`` and ``.svg``; returns the paths.
 
-    ``names`` are what to call baseline and current, ``roofs`` theirs.
+    ``names`` are what to call baseline and current, ``roofs`` theirs, ``facts`` how they were measured, in words by
+    name.
     """
     output_dir = Path(output_dir)
     paths = [
-        write_whole(output_dir / f"{stem}.md", markdown(comparison, names, threshold, roofs)),
+        write_whole(output_dir / f"{stem}.md", markdown(comparison, names, threshold, roofs, facts)),
         write_whole(output_dir / f"{stem}.csv", csv_text(comparison)),
     ]
     if comparison.compared:
         paths += plot(comparison, output_dir, names, threshold, roofs, stem)
     return paths
+
+
+def _percent(value, digits=0):
+    return f"{value * 100:.{digits}f} %"
 
 
 def csv_text(comparison):
@@ -57,7 +62,7 @@ def csv_text(comparison):
     return stream.getvalue()
 
 
-def markdown(comparison, names, threshold=THRESHOLD, roofs=(None, None)):
+def markdown(comparison, names, threshold=THRESHOLD, roofs=(None, None), facts=({}, {})):
     """The comparison for people: verdicts, regressions, kernels, and what could not be joined."""
     gpus = between_gpus(*roofs)
     parts = [f"# Comparison: {names[1]} against {names[0]}", _headline(comparison, threshold, gpus)]
@@ -69,6 +74,7 @@ def markdown(comparison, names, threshold=THRESHOLD, roofs=(None, None)):
         _unjoined(comparison),
         _duplicates(comparison),
         _changes(comparison),
+        _facts(*facts),
         _method(threshold, roofs),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -85,14 +91,16 @@ def _headline(comparison, threshold, gpus):
         lines.append(f"Median ratio of latencies {statistics.median(ratios):.3f} (below 1 is faster).")
         if gpus:
             lines.append(
-                f"{text.plural(len(regressions), 'point')} slower by more than {threshold:.0%}, on another GPU: "
-                "what its roofs predict is below."
+                f"{text.plural(len(regressions), 'point')} slower by more than {_percent(threshold)}, on another "
+                "GPU: what its roofs predict is below."
             )
         else:
             lines.append(_differences(comparison.compared))
             found = text.plural(len(regressions), "regression")
             lines.append(
-                f"**{found} of more than {threshold:.0%}.**" if regressions else f"No regression above {threshold:.0%}."
+                f"**{found} of more than {_percent(threshold)}.**"
+                if regressions
+                else f"No regression above {_percent(threshold)}."
             )
     return " ".join(lines)
 
@@ -101,10 +109,13 @@ def _differences(pairs):
     """How far apart the two sets are, whichever way; for two runs of the same thing, how repeatable they are."""
     every = sorted(abs(pair.ratio - 1) for pair in pairs)
     long = sorted(abs(pair.ratio - 1) for pair in pairs if min(_times(pair)) > LONG_MS)
-    words = f"Latencies differ by {statistics.median(every):.2%} in the median and by {every[-1]:.1%} at most"
+    median = _percent(statistics.median(every), 2)
+    words = f"Latencies differ by {median} in the median and by {_percent(every[-1], 1)} at most"
     if long:
         nth = long[math.ceil(0.95 * len(long)) - 1]
-        words += f"; 95 % of the {len(long)} points slower than {text.latency(LONG_MS)} by no more than {nth:.2%}"
+        words += (
+            f"; 95 % of the {len(long)} points slower than {text.latency(LONG_MS)} by no more than {_percent(nth, 2)}"
+        )
     return words + "."
 
 
@@ -122,8 +133,8 @@ def _by_roofs(comparison, roofs):
     if rest:
         parts.append(
             f"The other {text.plural(len(rest), 'point')} (median ratio {statistics.median(rest):.3f}): below "
-            f"{HELD_BY_ROOF:.0%} of the roof in both sets, or without a roof. Launch and latency limit what is below, "
-            "and neither bandwidth nor peak predicts how it changes."
+            f"{_percent(HELD_BY_ROOF)} of the roof in both sets, or without a roof. Launch and latency limit what is "
+            "below, and neither bandwidth nor peak predicts how it changes."
         )
     return "\n\n".join(part for part in parts if part)
 
@@ -143,12 +154,12 @@ def _prediction(roofs, held):
     memory = [pair for pair in held if pair.limit == "memory"]
     if memory:
         words += (
-            f"The {text.plural(len(memory), 'memory-bound point')} at {HELD_BY_ROOF:.0%} of the roof or more in either "
-            f"set take **{statistics.median(pair.ratio for pair in memory):.3f} times as long** in the median; "
-            f"{sum(pair.follows for pair in memory)} of them are within {FOLLOWS:.0%} of the prediction."
+            f"The {text.plural(len(memory), 'memory-bound point')} at {_percent(HELD_BY_ROOF)} of the roof or more in "
+            f"either set take **{statistics.median(pair.ratio for pair in memory):.3f} times as long** in the median; "
+            f"{sum(pair.follows for pair in memory)} of them are within {_percent(FOLLOWS)} of the prediction."
         )
     else:
-        words += f"No memory-bound point reaches {HELD_BY_ROOF:.0%} of the roof in either set."
+        words += f"No memory-bound point reaches {_percent(HELD_BY_ROOF)} of the roof in either set."
     return words
 
 
@@ -179,7 +190,13 @@ def _strays(held):
     worst = list({_op_of(pair): pair for pair in reversed(strays)}.values())
     worst.sort(key=strays.index)
     rows = [
-        [*_point(p), f"{p.expected:.3f}", f"{p.ratio:.3f}", f"{p.off:+.0%}", *(f"{s * 100:.0f} %" for s in p.shares)]
+        [
+            *_point(p),
+            f"{p.expected:.3f}",
+            f"{p.ratio:.3f}",
+            f"{p.off * 100:+.0f} %",
+            *(f"{s * 100:.0f} %" for s in p.shares),
+        ]
         for p in worst[:LISTED]
     ]
     header = ["kernel", "op", "point", "expected", "ratio", "off", "baseline's share", "current share"]
@@ -213,7 +230,7 @@ def _changed(comparison, gpus):
             worst = list({_op_of(pair): pair for pair in reversed(pairs)}.values())
             worst.sort(key=pairs.index)
             rows = [
-                [*_point(p), *map(text.latency, _times(p)), f"{p.ratio:.3f}", f"± {p.noise:.1%}"]
+                [*_point(p), *map(text.latency, _times(p)), f"{p.ratio:.3f}", f"± {_percent(p.noise, 1)}"]
                 for p in worst[:LISTED]
             ]
             if gpus:
@@ -270,7 +287,7 @@ def _above(comparison):
         share, worst = max(found, key=lambda item: item[0])
         places = f"{worst.phase} {worst.where()}"
         lines = ", ".join(str(row.line) for _, row in found if row.line)
-        rows.append([name, resource, f"`{kernel}`", op, len(found), f"{share:.0%}", places, lines])
+        rows.append([name, resource, f"`{kernel}`", op, len(found), _percent(share), places, lines])
     header = ["set", "roof", "kernel", "op", "rows", "worst", "at", "lines"]
     advice = "A row above the roof did not move the bytes it claims, or moved them in cache; its share means nothing."
     return f"## Above the roof\n\n{lead}. {advice}\n\n{text.table(header, rows, 'llllrrll')}"
@@ -317,7 +334,7 @@ def _duplicates(comparison):
         points, total, apart = counts.get((name, *key[:3]), (0, 0, 0.0))
         times = [row.latency_ms for row in rows]
         counts[(name, *key[:3])] = (points + 1, total + len(rows), max(apart, max(times) / min(times) - 1))
-    rows = [[name, f"`{k}`", op, p, n, m, f"{apart:.1%}"] for (name, k, op, p), (n, m, apart) in counts.items()]
+    rows = [[name, f"`{k}`", op, p, n, m, _percent(apart, 1)] for (name, k, op, p), (n, m, apart) in counts.items()]
     header = ["set", "kernel", "op", "phase", "points", "rows", "furthest apart"]
     lead = "Their median stands for the point, and the noise covers all of them."
     return f"## Points that stand more than once\n\n{lead}\n\n{text.table(header, rows, 'llllrrr')}"
@@ -330,12 +347,27 @@ def _changes(comparison):
     return "## Older conventions in the baseline\n\n" + text.table(["read as", "rows"], rows, "lr")
 
 
+def _facts(old, new):
+    """What was different in how the two sets were measured, and what was not."""
+    names = list(dict.fromkeys([*old, *new]))
+    if not names:
+        return ""
+    rows = [[name, old.get(name, "–"), new.get(name, "–")] for name in names if old.get(name) != new.get(name)]
+    parts = ["## How they were measured"]
+    if rows:
+        parts.append(text.table(["", "baseline", "current"], rows))
+    equal = [f"{name} {old[name]}" for name in names if old.get(name) == new.get(name)]
+    if equal:
+        parts.append(f"Equal in both: {'; '.join(equal)}.")
+    return "\n\n".join(parts)
+
+
 def _method(threshold, roofs):
     parts = [
         "## Method\n\nRows are joined by kernel, op, phase, B, S and KV length, and compared where M, N and K agree. "
         "The ratio is current over baseline latency. The noise of a pair is twice the root of the sum of both squared "
-        f"spreads (half of p80 − p20 over the median; {UNKNOWN_SPREAD:.0%} where none was recorded), at least 2 %. "
-        f"A regression is slower beyond its noise and by more than {threshold:.0%}."
+        f"spreads (half of p80 − p20 over the median; {_percent(UNKNOWN_SPREAD)} where none was recorded), at least "
+        f"2 %. A regression is slower beyond its noise and by more than {_percent(threshold)}."
     ]
     parts += [
         f"Peaks of the {name} set: {roof.name} ({roof.source})."
@@ -459,5 +491,5 @@ def _legends(figure, pairs, threshold, expected):
         label = f"memory-bound, by the bandwidths: {expected:.3f}"
         handles.append(Line2D([], [], color=MEASURED_ROOF_COLOUR, linewidth=1.4, linestyle=(0, (5, 3)), label=label))
     else:
-        handles.append(Patch(color="#9ca3af", alpha=0.25, label=f"within ± {threshold:.0%}"))
+        handles.append(Patch(color="#9ca3af", alpha=0.25, label=f"within ± {_percent(threshold)}"))
     figure.legend(handles=handles, loc="outside lower left", ncols=min(len(handles), 8), frameon=False, fontsize=9.5)

@@ -319,35 +319,33 @@ def _reasons(points, state):
     return groups.items()
 
 
-def _provenance(results, roof):
-    """Facts that all kernels share in one table, those that differ with the number of kernels."""
-    facts = {}
+def facts(results):
+    """{name: words} of how a result set was measured; what differs between its kernels with the number of kernels."""
+    found = {}
     for run in results.runs.values():
         flat = _flatten(run.get("provenance") or {})
         hardware = run.get("hardware") or {}
         if hardware.get("name"):
             flat["hardware table"] = hardware["name"]
         for name, value in flat.items():
-            facts.setdefault(name, Counter())[_short(value, 100)] += 1
+            if name not in OF_ONE_KERNEL:
+                found.setdefault(name, Counter())[_short(value, 100)] += 1
+    return {name: _values(name, values) for name, values in found.items()}
+
+
+def _values(name, values):
+    if len(values) == 1:
+        return next(iter(values))
+    if name == "date":
+        return f"{min(values)} to {max(values)}"
+    words = "; ".join(f"{value} ({count})" for value, count in values.most_common(3))
+    return words + ("; …" if len(values) > 3 else "")
+
+
+def _provenance(results, roof):
     rows = _peaks(roof) if roof is not None else []
-    for name, values in facts.items():
-        if name in OF_ONE_KERNEL:
-            continue
-        if len(values) == 1:
-            rows.append([name, next(iter(values))])
-        elif name == "date":
-            rows.append([name, f"{min(values)} to {max(values)}"])
-        else:
-            rows.append(
-                [
-                    name,
-                    "; ".join(f"{value} ({count})" for value, count in values.most_common(3))
-                    + ("; …" if len(values) > 3 else ""),
-                ]
-            )
-    if not rows:
-        return ""
-    return "## Run\n\n" + text.table(["", ""], rows)
+    rows += [[name, words] for name, words in facts(results).items()]
+    return "## Run\n\n" + text.table(["", ""], rows) if rows else ""
 
 
 def _peaks(roof):
