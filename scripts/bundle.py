@@ -39,11 +39,7 @@ def main(argv=None):
     parser.add_argument("files", type=Path, nargs="+")
     options = parser.parse_args(argv)
     for source in options.files:
-        target = options.output / destination(source)
-        try:
-            copy(source, target, options.overwrite)
-        except OSError as error:
-            raise UserError(f"{error.filename or target}: {error.strerror}") from None
+        copy(source, options.output / destination(source), options.overwrite)
 
 
 def copy(source, target, overwrite):

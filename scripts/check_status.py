@@ -12,17 +12,17 @@ from collections import Counter
 from pathlib import Path
 
 from _bootstrap import ROOT  # noqa: F401
-from roofbench.errors import plural
+from roofbench.errors import plural, run_cli
 from roofbench.state import FAILURES, run_record
 
 NO_RECORD = {"status": "failed", "reason": "the sidecar has no run record"}
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--allow-failures", action="store_true", help="list them and succeed")
     parser.add_argument("sidecars", type=Path, nargs="+")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     records = {path.stem: run_record(path) or NO_RECORD for path in options.sidecars}
     for line in account(records):
         print(line)
@@ -56,4 +56,4 @@ def account(records):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cli(main))

@@ -10,11 +10,13 @@ Writes  deepseek_kernel_benchmarks/scripts/kernels.json: [{kernel, catalogue, so
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import yaml
 
 from _bootstrap import ROOT
+from roofbench.errors import run_cli
 from roofbench.estimate import expected_seconds_of
 from roofbench.state import read_manifest
 
@@ -27,13 +29,13 @@ def category(catalogue):
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["category"]
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--selected", type=Path)
     parser.add_argument("--kernels", nargs="+", required=True)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     known = read_manifest(options.manifest)
     rows = []
     for kernel in options.kernels:
@@ -47,4 +49,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_cli(main))

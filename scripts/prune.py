@@ -7,18 +7,20 @@ Writes  nothing new; see `roofbench.state.prune` for what is removed and where r
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from _bootstrap import ROOT
+from roofbench.errors import run_cli
 from roofbench.state import prune
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, required=True)
-    for line in prune(parser.parse_args().manifest, ROOT):
+    for line in prune(parser.parse_args(argv).manifest, ROOT):
         print(line)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_cli(main))

@@ -126,11 +126,17 @@ def did_you_mean(word, known, otherwise=""):
 
 
 def run_cli(main, argv=None):
-    """Run an entry point: exit status 0, or 1 with the message (and no traceback) on a UserError."""
+    """Run an entry point: exit status 0, or 1 with the message (and no traceback) on a UserError or where a file
+    cannot be read or written."""
     try:
         return main(argv) or 0
     except UserError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

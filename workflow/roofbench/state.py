@@ -19,11 +19,7 @@ from roofbench.errors import UserError, did_you_mean
 FAILURES = ("partial", "incorrect", "failed", "timeout")
 PACKAGES = ("torch", "triton", "sgl-kernel", "sglang-kernel", "sglang", "flashinfer-python", "flashinfer-cubin")
 # What is made of all kernels' results; comparisons are with results that somebody named, and stay.
-DERIVED = (
-    *("all_kernels.csv", "all_kernels.parquet", "benchmark_summary.md", "headroom.csv", "roofline.html"),
-    *(f"{name}.{suffix}" for name in ("roofline", "model_time") for suffix in ("png", "svg")),
-    *("model_time.md", "model_time.csv", "model_time_ops.csv"),
-)
+DERIVED = ("all_kernels.*", "benchmark_summary.*", "headroom.*", "model_time*.*", "roofline.*")
 NO_KERNELS = ("utils", "all_kernels")  # bench_utils.py and all_kernels.csv are no kernel's
 
 
@@ -46,6 +42,13 @@ def check_files(settings, hardware_table):
     if wanted.lower() not in [name.lower() for name in names]:
         known = f"found {wanted!r}, expected one of {', '.join(names)}."
         raise UserError(f"hardware: {known} {did_you_mean(wanted, names)}".rstrip())
+
+
+def check_writable(folders):
+    """Raise UserError where a folder is there and cannot be written to."""
+    for folder in folders:
+        if os.path.isdir(folder) and not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError(f"{os.path.abspath(folder)}: this folder is read-only. Work in a copy of your own")
 
 
 def is_newer(path, other):
@@ -334,7 +337,7 @@ def prune(manifest, root):
                     target = aside / f"{name}{path.suffix}"
                     os.replace(path, target)
                     done.append(f"moved {path.relative_to(root)} to {target.relative_to(root)}")
-        for path in [*(measured / name for name in DERIVED), results / "status.ok"]:
+        for path in [*itertools.chain(*map(measured.glob, DERIVED)), results / "status.ok"]:
             path.unlink(missing_ok=True)
     return done
 

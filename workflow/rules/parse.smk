@@ -19,6 +19,7 @@ def refuse_mistakes():
     Without a parse to come, the last one says which kernels there are.
     """
     try:
+        state.check_writable([".", ".snakemake", "logs", "results", BUNDLE, os.path.dirname(SCRIPT)])
         if not parse_is_lost() and all(state.is_newer(MANIFEST, path) for path in PARSED):
             kernels, steps = state.read_manifest(MANIFEST), state.read_steps(MODEL_STEPS)
         else:
