@@ -1,11 +1,15 @@
 import csv
 import json
+import re
+from pathlib import Path
 
 import pytest
 import synthetic
 
 from benchlib import aggregate, resultset
 from benchlib.resultset import ResultError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -90,6 +94,26 @@ def test_the_parquet_file_reads_back(results):
     assert frame["statistics.p80_ms"].dtype == float
 
 
+def test_the_schema_is_the_same_with_and_without_rows_and_as_documented(tmp_path):
+    pytest.importorskip("pandas")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    listed = [p for p in synthetic.points() if p["kernel"] == "dsv3_router_gemm"]
+    schemas = []
+    for lacks in ({"dsv3_router_gemm"}, ()):
+        synthetic.write_results(tmp_path, listed, lacks=lacks)
+        schema = parquet.read_schema(aggregate.export_parquet(tmp_path, ["dsv3_router_gemm"]))
+        schemas.append({name: str(schema.field(name).type) for name in aggregate.FRAME_COLUMNS})
+    assert schemas[0] == schemas[1]
+    kinds = {"str": ("large_string", "string"), "Int64": ("int64",), "float64": ("double",)}
+    for name, kind in aggregate.FRAME_TYPES.items():
+        assert schemas[0][name] in kinds[kind], name
+    section = (ROOT / "docs" / "results.md").read_text().split("## `all_kernels.parquet`")[1].split("\n## ")[0]
+    documented = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| (text|whole number|float) \|", section, re.MULTILINE)
+    words = {"str": "text", "Int64": "whole number", "float64": "float"}
+    found = {name: kind for names, kind in documented for name in re.findall(r"`(\w+)`", names)}
+    assert found == {name: words[kind] for name, kind in aggregate.FRAME_TYPES.items()}
+
+
 def test_parquet_without_a_measurement_and_with_fields_of_two_types(tmp_path):
     pandas = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
@@ -108,9 +132,8 @@ def test_parquet_without_a_measurement_and_with_fields_of_two_types(tmp_path):
 
 def test_without_pyarrow_there_is_a_message_and_everything_else(results, monkeypatch, capsys):
     import importlib.util
-    from pathlib import Path
 
-    path = Path(__file__).parents[2] / "scripts" / "aggregate.py"
+    path = ROOT / "scripts" / "aggregate.py"
     spec = importlib.util.spec_from_file_location("aggregate_command", path)
     command = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(command)

@@ -8,10 +8,17 @@ from . import resultset
 from .results import write_whole
 from .resultset import ALL_KERNELS, COLUMNS, ResultError
 
-FRAME_COLUMNS = (
-    *COLUMNS[:8], "L", "latency_ms", "flops", "bytes", "gflops", "bandwidth_gbs", "arith_intensity", "peak_pct",
-    "bound", "spread", "flags", "compute_dtype", "gpu", "schema_version",
-)  # fmt: skip
+# The columns that are always there, with their types: text, whole numbers (missing ones allowed), and floats.
+FRAME_TYPES = {
+    **dict.fromkeys(COLUMNS[:3], "str"),
+    **dict.fromkeys([*COLUMNS[3:8], "L"], "Int64"),
+    **dict.fromkeys(
+        ["latency_ms", "flops", "bytes", "gflops", "bandwidth_gbs", "arith_intensity", "peak_pct"], "float64"
+    ),
+    "bound": "str", "spread": "float64", "flags": "str", "compute_dtype": "str", "gpu": "str",
+    "schema_version": "Int64",
+}  # fmt: skip
+FRAME_COLUMNS = tuple(FRAME_TYPES)
 
 
 def aggregate(results_dir, kernels, output=None):
@@ -71,7 +78,7 @@ def _cells(path, kernel):
 def sidecar_frame(results_dir, kernels=None):
     """Every measured point with the sidecar's fields as a pandas DataFrame; nested fields joined with dots.
 
-    ``FRAME_COLUMNS`` are always there and come first. Column ``schema_version`` is the sidecar's.
+    ``FRAME_COLUMNS`` are always there, come first and have ``FRAME_TYPES``. Column ``schema_version`` is the sidecar's.
     Raises ResultError where pandas is missing.
     """
     try:
@@ -95,7 +102,7 @@ def sidecar_frame(results_dir, kernels=None):
         kinds = {type(value) for value in frame[name].dropna()}
         if len(kinds) > 1 and not kinds <= {int, float}:  # one type a column, for Parquet
             frame[name] = frame[name].map(str, na_action="ignore")
-    return frame
+    return frame.astype(FRAME_TYPES)
 
 
 def flatten(record, prefix=""):

@@ -370,6 +370,7 @@ def _flatten(record, prefix=""):
         elif value not in (None, "", []):
             label = f"{prefix}{name}".replace("_", " ")
             if label.endswith(" bytes") and isinstance(value, int):
-                label, value = label.removesuffix(" bytes"), f"{value / 2**30:.4g} GiB"
+                size, unit = (2**30, "GiB") if value >= 2**30 else (2**20, "MiB")
+                label, value = label.removesuffix(" bytes"), f"{value / size:.4g} {unit}"
             flat[label] = ", ".join(map(str, value)) if isinstance(value, list) else value
     return flat
