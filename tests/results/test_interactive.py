@@ -201,6 +201,22 @@ def test_the_mouse_over_a_point_and_a_click_on_it(page, tab, panel):
 
 
 @pytest.mark.slow
+def test_points_on_one_another_name_each_other(page, tab):
+    address, data = page
+    tab.open(address)
+    texts = tab.ask("document.getElementById('chart').data.filter(t => t.customdata).map(t => [t.name, t.text])")
+    words = [
+        line
+        for name, lines in texts
+        if name == "topk_sigmoid"
+        for line in lines
+        if "B=4 S=512" in line.split("<br>")[1]
+    ]
+    same = ", ".join(f"B={B} S={S}" for B, S in ((1, 2048), (2, 1024), (8, 256)))
+    assert [line.split("<br>")[-1] for line in words] == [f"here, too: {same}"]
+
+
+@pytest.mark.slow
 def test_an_address_with_a_row_and_a_click_on_a_heading(page, tab):
     address, data = page
     tab.open(f"{address}#row-300")

@@ -199,8 +199,10 @@ def test_flags_are_marked_and_in_the_legend():
     names, crosses, _ = drawn(
         [plain, hot, replace(plain, B=4, flags=("suspect",))], replace(GB200, launch_floor_ms=1e-3)
     )
-    assert {"throttled", "suspect: above 105 % of the measured roof", "launch floor, 1.00 µs"} <= names
+    assert {"throttled", roofline_plot.DOUBTFUL, "launch floor, 1.00 µs"} <= names
     assert [len(found.get_offsets()) for found in crosses] == [1]
+    names, _, _ = drawn([plain, replace(plain, flags=("not_finite",))], GB200)
+    assert roofline_plot.DOUBTFUL in names
     names, crosses, _ = drawn([plain], GB200)
     assert not crosses and "throttled" not in names and not any("launch" in name for name in names)
 

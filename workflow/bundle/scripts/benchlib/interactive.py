@@ -8,6 +8,7 @@ from .results import write_whole
 from .resultset import ResultError
 from .roofline_plot import (
     COLOURS,
+    DOUBTFUL,
     FLOOR_COLOUR,
     MEASURED_ROOF_COLOUR,
     ROOF_COLOUR,
@@ -82,8 +83,8 @@ def _signs(rows, roofs):
         signs.append(["· ·", f"launch floor, {roofs.launch_floor_ms * 1e3:.2f} µs"])
     if any("throttled" in row.flags for row in rows):
         signs.append(["⊗ ⊠", "throttled"])
-    if any(row.suspect for row in rows):
-        signs.append(["◯", "suspect: above 105 % of the measured roof (red rim)"])
+    if any(row.doubtful for row in rows):
+        signs.append(["◯", f"{DOUBTFUL} (red rim)"])
     return signs
 
 
@@ -125,6 +126,8 @@ def _row(row, mark, panel, roofs):
         "share": share_pct(row, roofs) if row.measured else None,
         "limit": roofs.limit(row) or row.bound or "",
         "flags": ", ".join(row.flags),
+        "doubtful": row.doubtful,
+        "throttled": "throttled" in row.flags,
         "line": row.line if row.measured and row.line else None,
         "x": mark and mark.x,
         "y": mark and mark.y,

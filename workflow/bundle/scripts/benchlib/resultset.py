@@ -68,6 +68,11 @@ class Row:
         return "suspect" in self.flags
 
     @property
+    def doubtful(self):
+        """Whether the row cannot be right: too fast, or with an output that is not finite."""
+        return self.suspect or "not_finite" in self.flags
+
+    @property
     def tokens(self):
         return self.B if self.phase == "decode" else self.B * self.S
 

@@ -24,6 +24,7 @@ MARKERS = {"decode": "o", "prefill": "s"}
 ROOF_COLOUR = "#374151"
 MEASURED_ROOF_COLOUR = "#9333a8"
 SUSPECT_COLOUR = "#dc0f0f"
+DOUBTFUL = "cannot be right: above 105 % of the measured roof, or output not finite"
 THROTTLED_COLOUR = "#111827"
 FLOOR_COLOUR = "#6b7280"
 SIZE = (16.0, 10.2)
@@ -364,7 +365,7 @@ def _draw_marks(axis, points):
             [mark.x for mark in throttled], [mark.y for mark in throttled], s=22, marker="x", color=THROTTLED_COLOUR,
             linewidths=0.9, zorder=6,
         )  # fmt: skip
-    suspects = [mark for mark in points if mark.row.suspect]
+    suspects = [mark for mark in points if mark.row.doubtful]
     if suspects:
         axis.scatter(
             [mark.x for mark in suspects],
@@ -501,8 +502,8 @@ def _legend(figure, rows, roofs):
         signs.append(Line2D([], [], color=FLOOR_COLOUR, linewidth=1.5, linestyle=":", label=label))
     if any("throttled" in row.flags for row in rows):
         signs.append(dot("throttled", THROTTLED_COLOUR, "x", size=6))
-    if any(row.suspect for row in rows):
-        signs.append(dot("suspect: above 105 % of the measured roof", SUSPECT_COLOUR, face="none", size=11, width=1.8))
+    if any(row.doubtful for row in rows):
+        signs.append(dot(DOUBTFUL, SUSPECT_COLOUR, face="none", size=11, width=1.8))
     for handles, y in ((kinds, 0.052), (signs, 0.018)):
         figure.legend(
             handles=handles, loc="lower left", bbox_to_anchor=(0.045, y - 0.006), ncols=len(handles), frameon=False,
