@@ -474,7 +474,8 @@ def test_arguments_at_full_size_have_the_layout_of_the_catalogue(kernel, chosen,
                 assert list(value.shape) == shape, argument["name"]
             assert value.dtype == DTYPES[argument["dtype"].format_map(options)], argument["name"]
             assert value.stride(-1) == 1 or value.shape[-1] == 1
-            assert argument.get("any_stride") or value.is_contiguous(), argument["name"]
+            other = argument.get("any_stride") or argument.get("strides")
+            assert other or value.is_contiguous(), argument["name"]
         elif argument["name"].split(".")[0] in given:
             wanted = argument.get("one_of", [argument.get("value")])
             wanted = [grammar.evaluate(w[1:], dims) if isinstance(w, str) and w.startswith("=") else w for w in wanted]

@@ -76,8 +76,9 @@ def test_the_roofline_is_the_users():
     assert row["bound"] == "compute"
     assert row["peak_pct"] == pytest.approx(100 * 2 * 4096**3 / 2250e12 / 0.2e-3)
     assert row["gflops"] == pytest.approx(2 * 4096**3 / 0.2e-3 / 1e9)
-    assert cell_agrees("12.35", 12.345001) and not cell_agrees("12.36", 12.345)
-    assert not cell_agrees("nan", 1.0) and not cell_agrees("", 1.0)
+    assert cell_agrees("12.35", 12.345001, 2) and not cell_agrees("12.36", 12.345, 2)
+    assert cell_agrees("12.345001", 12.345001, 2) and not cell_agrees("12.3", 12.345, 2)
+    assert not cell_agrees("nan", 1.0, 2) and not cell_agrees("", 1.0, 2)
 
 
 @pytest.mark.parametrize("stack", ["cu12", "cu13"])

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT / "workflow"), str(ROOT / "tests" / "verify")]
 
-from mutation import mutations  # noqa: E402
+from mutation import careless, mutations  # noqa: E402, F401
 from mutation.equivalent import reason_of  # noqa: E402
 
 _state = {}

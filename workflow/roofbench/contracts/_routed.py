@@ -7,6 +7,11 @@ Values are integer CPU tensors; findings are (argument, found, expected).
 # same experts activate far fewer.
 SPREAD = 0.4
 
+# How unevenly experts are used, as a multiple of what independent tokens without preferences do (about 1): dealing
+# them out evenly leaves almost nothing, a power law is far above. Judged from so many tokens and rows an expert on.
+EVEN, UNEVEN = 0.3, 3.0
+TOKENS_TO_JUDGE, ROWS_TO_JUDGE = 64, 4
+
 
 def expected_active(T, E, topk):
     return E * (1.0 - (1.0 - topk / E) ** T)
@@ -24,8 +29,38 @@ def check_spread(argument, active, d):
         )
 
 
-def check_ids(argument, ids, d):
-    """Ids [T, topk] must be experts, distinct within a row, and spread over the experts."""
+def check_kind(argument, counts, d, kind):
+    """Rows per expert must look like the routing that the results say they have: uniform, balanced or power_law."""
+    T, E, topk = d["T"], d["E"], d["topk"]
+    mean = T * topk / E
+    if kind is None or T < TOKENS_TO_JUDGE or mean < ROWS_TO_JUDGE or topk >= E:
+        return
+    uneven = float(((counts.double() - mean) ** 2).sum()) / mean / (E - 1) / (1 - topk / E)
+    looks = "balanced" if uneven < EVEN else "uniform" if uneven < UNEVEN else "power_law"
+    if looks != kind:
+        least, most = int(counts.min()), int(counts.max())
+        yield (
+            argument,
+            f"{looks} routing: {least} to {most} rows for each expert",
+            f"{kind} routing, about {mean:.3g} rows",
+        )
+
+
+def check_logits(argument, logits, d):
+    """The best experts of each token, by logits [T, E], must be spread over the experts."""
+    if tuple(logits.shape) == (d["T"], d["E"]):
+        yield from check_spread(argument, int(logits.float().topk(d["topk"], dim=1).indices.unique().numel()), d)
+
+
+def check_bias(argument, bias):
+    """A bias that outweighs the scores, which lie between 0 and 1, would send all tokens to the same experts."""
+    width = float(bias.max() - bias.min())
+    if width > 1.0:
+        yield argument, f"a range of {width:.2f}", "at most 1: sigmoid scores lie in 0 ... 1"
+
+
+def check_ids(argument, ids, d, kind=None):
+    """Ids [T, topk] must be experts, distinct within a row, and spread over the experts as `kind` of routing does."""
     E, topk = d["E"], d["topk"]
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= E:
@@ -38,10 +73,12 @@ def check_ids(argument, ids, d):
         found = f"{len(repeated)} of {d['T']} tokens with an expert more than once, the first of them {one}"
         yield argument, found, f"{topk} different experts for each token"
         return
-    yield from check_spread(argument, int(ids.unique().numel()), d)
+    counts = ids.flatten().long().bincount(minlength=E)
+    spread = list(check_spread(argument, int((counts > 0).sum()), d))
+    yield from spread or check_kind(argument, counts, d, kind)
 
 
-def check_row_counts(argument, counts, d):
+def check_row_counts(argument, counts, d, kind=None):
     """Rows per expert [E] must sum to T*topk, and no expert can have more rows than there are tokens."""
     T, R = d["T"], d["T"] * d["topk"]
     total, least, most = int(counts.sum()), int(counts.min()), int(counts.max())
@@ -53,7 +90,8 @@ def check_row_counts(argument, counts, d):
         found = f"{most} of {R} rows for expert {int(counts.argmax())}"
         yield argument, found, f"at most T = {T}, as a token has an expert once, and about {R / d['E']:.3g} on average"
     else:
-        yield from check_spread(argument, int((counts > 0).sum()), d)
+        spread = list(check_spread(argument, int((counts > 0).sum()), d))
+        yield from spread or check_kind(argument, counts, d, kind)
 
 
 def exclusive_sum(counts):

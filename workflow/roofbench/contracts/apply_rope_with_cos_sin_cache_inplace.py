@@ -1,5 +1,7 @@
 """Contract of apply_rope_with_cos_sin_cache_inplace: what it computes, and which rows of the table it may read."""
 
+from roofbench.contracts import _rope
+
 
 def flops(d):
     """4 operations an element of query and key: two products, a sum, and a share of the pair's other half."""
@@ -18,6 +20,9 @@ def check(call, d):
     rows, width = tuple(table.shape)
     if width != d["Dr"]:
         yield "cos_sin_cache", f"{width} columns", f"{d['Dr']} columns: cosines, then sines"
+    values = call.values.get("cos_sin_cache")
+    if values is not None:
+        yield from _rope.check_table("cos_sin_cache", values)
     positions = call.values.get("positions")
     if positions is None or positions.numel() == 0:
         return
@@ -27,3 +32,5 @@ def check(call, d):
     distinct = positions.unique().numel()
     if distinct != positions.numel():
         yield "positions", f"{distinct} distinct values", f"{positions.numel()}, one for each token"
+    elif d.get("S") == 1:
+        yield from _rope.check_order("positions", positions)

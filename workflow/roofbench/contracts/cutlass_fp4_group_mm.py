@@ -30,7 +30,7 @@ def check(call, d):
         if bool(wrong.any()):
             yield "params.problem_sizes", f"{name} = {int(sizes[wrong][0, column])}", f"{name} = {wanted}"
     rows = sizes[:, 0].long()
-    yield from _routed.check_row_counts("params.problem_sizes", rows, d)
+    yield from _routed.check_row_counts("params.problem_sizes", rows, d, getattr(call, "routing", None))
     blocks = _routed.padded(rows, 128)
     for name, each, meaning in (
         ("params.expert_offsets", rows, "the rows of all experts before"),

@@ -20,4 +20,4 @@ def check(call, d):
     """Ids are experts, distinct within a token and spread."""
     ids = call.values.get(IDS)
     if ids is not None:
-        yield from _routed.check_ids(IDS, ids, d)
+        yield from _routed.check_ids(IDS, ids, d, getattr(call, "routing", None))

@@ -1,5 +1,7 @@
 """Contract of mla_rope_quantize_fp8: what it computes and moves, from its logical dimensions alone."""
 
+from roofbench.contracts import _rope
+
 
 def flops(d):
     """4 operations for each rotated element of all query heads and of the one key; the conversion is not counted."""
@@ -8,6 +10,9 @@ def flops(d):
 
 def check(call, d):
     """Findings on the positions: inside the table, and different, so that each token reads a row of its own."""
+    table = call.values.get("cos_sin_cache")
+    if table is not None:
+        yield from _rope.check_table("cos_sin_cache", table)
     positions = call.values.get("pos_ids")
     if positions is None or positions.numel() == 0:
         return
@@ -18,3 +23,5 @@ def check(call, d):
     distinct = positions.unique().numel()
     if distinct < positions.numel() and rows >= 2 * positions.numel():
         yield "pos_ids", f"{distinct} different positions of {positions.numel()}", "one of its own for each token"
+    else:
+        yield from _rope.check_order("pos_ids", positions)

@@ -1,5 +1,7 @@
 """Contract of moe_fused_gate: what it computes, from its logical dimensions alone."""
 
+from roofbench.contracts import _routed
+
 
 def flops(d):
     """5 operations for each token and expert."""
@@ -7,7 +9,9 @@ def flops(d):
 
 
 def check(call, d):
-    """A bias that outweighs the scores, which lie between 0 and 1, would send all tokens to the same experts."""
-    bias = call.values.get("bias")
-    if bias is not None and float(bias.max() - bias.min()) > 1.0:
-        yield "bias", f"a range of {float(bias.max() - bias.min()):.2f}", "at most 1: sigmoid scores lie in 0 ... 1"
+    """Tokens must prefer different experts, and the bias must leave them their choice."""
+    logits, bias = call.values.get("input_tensor"), call.values.get("bias")
+    if logits is not None:
+        yield from _routed.check_logits("input_tensor", logits, d)
+    if bias is not None:
+        yield from _routed.check_bias("bias", bias)

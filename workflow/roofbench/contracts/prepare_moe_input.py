@@ -18,4 +18,4 @@ def check(call, d):
     """Ids are experts, distinct within a token and spread."""
     ids = call.values.get("topk_ids")
     if ids is not None:
-        yield from _routed.check_ids("topk_ids", ids, d)
+        yield from _routed.check_ids("topk_ids", ids, d, getattr(call, "routing", None))

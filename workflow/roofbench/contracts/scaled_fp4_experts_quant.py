@@ -27,7 +27,7 @@ def check(call, d):
     if fits:
         if int(offsets[0]) != 0:
             yield "expert_offsets", f"[0] = {int(offsets[0])}", "[0] = 0"
-        yield from _routed.check_row_counts("expert_offsets", rows, d)
+        yield from _routed.check_row_counts("expert_offsets", rows, d, getattr(call, "routing", None))
     if fits and scale_offsets is not None and scale_offsets.numel() == d["E"] + 1:
         blocks = scale_offsets[1:].long() - scale_offsets[:-1].long()
         if int(scale_offsets[0]) != 0:

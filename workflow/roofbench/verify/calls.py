@@ -1,9 +1,15 @@
 """One call of the kernel against its layout and its contract: what was given, what torch did meanwhile, what moved."""
 
+import copy
 import inspect
 
 from roofbench import grammar
 from roofbench.verify import expected
+
+EVENTS = {
+    "sync": ("kernel-call.sync", "no wait for the device"),
+    "stream": ("kernel-call.stream", "the stream that is current: a graph captures no other"),
+}
 
 
 def compare(session, x, result):
@@ -22,7 +28,8 @@ def compare(session, x, result):
             source.call_line(),
             "kernels called by one call_kernel",
             f"{len(session.calls)}: {names}",
-            "exactly one call of the kernel",
+            f"one, of {' or '.join(session.allowed_targets).replace(':', '.') or 'the kernel'}",
+            session.job.from_catalogue("providers"),
         )
     if not kernel_calls:
         return
@@ -39,7 +46,7 @@ def compare(session, x, result):
             session.job.from_catalogue("providers"),
         )
     call.all_defaults = defaults_of(session, call)
-    order = list(call.all_parameters)
+    session.order = order = list(call.all_parameters)
     try:
         mismatches = list(session.layout.compare(call, env))
     except grammar.GrammarError as error:
@@ -55,19 +62,19 @@ def compare(session, x, result):
     count_layout(session)
     check_result(session, call, result)
     for item in mismatches:
-        in_call, made = source.argument(item.argument.split(" and ")[0], order)
-        tensor_made = item.check.startswith("shapes") and made
-        line = made if tensor_made else in_call or source.call_line()
+        names = item.argument.split(" and ")
+        line, subject = source.subject(names[0], order, item.check.startswith("shapes"))
+        if len(names) > 1:
+            subject = f"arguments {item.argument}"
         from_text = session.job.from_catalogue(item.key)
         if item.check == "shapes.shape":
             from_text += f"; dimensions from {session.job.from_ops_file(op)}"
-        name = item.argument
-        via = f" (passed in line {in_call})" if tensor_made and in_call and in_call != line else ""
-        session.fail(item.check, line, f"argument {name}{via}", item.found, item.expected, from_text)
-    seen = ContractCall(call, session.layout, {k: list(v) for k, v in session.helpers.items()})
+        session.fail(item.check, line, subject, item.found, item.expected, from_text)
+    seen = contract_call(session, call)
     broken = {m.argument for m in mismatches if m.check.startswith(("shapes", "kernel-call.missing"))}
-    check_values(session, seen, env, op, order, broken)
-    check_names(session, call, x, order)
+    check_values(session, seen, env, order, broken)
+    session.faulty |= broken
+    check_names(session, call, x, order, broken)
     account(session, call, seen, env, op, broken)
     check_count(session, x, env)
 
@@ -122,16 +129,97 @@ def count_layout(session):
     session.report.passed("kernel-call.alias")
 
 
+def fingerprint(calls):
+    """What was called and with what: targets, numbers, and which memory tensors lie in."""
+    return [(call.target, {name: _identity(value) for name, value in call.arguments.items()}) for call in calls]
+
+
+def _identity(value):
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.untyped_storage()._cdata, value.storage_offset(), tuple(value.shape), value.dtype
+    if isinstance(value, dict):
+        return {name: _identity(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_identity(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    fields = getattr(value, "_given", None)  # of a recorded class
+    return {name: _identity(item) for name, item in fields.items()} if fields is not None else type(value)
+
+
+def check_repeat(session, first):
+    """A later call with the same inputs does what the first one did: that one was checked, this one is timed."""
+    session.report.passed("kernel-call.repeat")
+    found = fingerprint(session.calls)
+    others = {f.check for f in session.report.findings.values()} - {"kernel-call.repeat"}
+    if found == first or any(check.startswith("kernel-call.") for check in others):
+        return
+    if [target for target, _ in found] != [target for target, _ in first]:
+        names = ", ".join(target.replace(":", ".") for target, _ in found) or "no kernel"
+        text = f"calls {names}"
+    else:
+        pairs = zip(found, first, strict=True)
+        names = [name for (_, mine), (_, other) in pairs for name in mine if mine[name] != other.get(name)]
+        text = f"other values of {', '.join(names) or 'an argument'}"
+    session.fail(
+        "kernel-call.repeat",
+        session.source.call_line(),
+        "a later call with the same inputs",
+        text,
+        "the same call every time: the first one is checked, the others are timed",
+        "docs/measurement.md",
+    )
+
+
+class Broken(RuntimeError):
+    """What a kernel raises that cannot be launched."""
+
+
+def check_errors(session, function, kernel, x):
+    """What the kernel raises comes out of call_kernel: a benchmark that hides it would time something else."""
+    known = any(f.check.startswith("kernel-call.") for f in session.report.findings.values())
+    if known or not hasattr(kernel, "function"):
+        return
+    broken = copy.copy(kernel)
+
+    def fails(*args, **kwargs):
+        raise Broken("CUDA error: no kernel image is available for execution on the device")
+
+    broken.function = fails
+    session.report.passed("kernel-call.error")
+    before, session.job.marks.phase = session.job.marks.phase, "off"
+    try:
+        with session.unrecorded(), session.shadow:
+            function(broken, x)
+    except Broken:
+        return
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}"
+    else:
+        found = "it returns as if nothing had happened"
+    finally:
+        session.job.marks.phase = before
+    session.fail(
+        "kernel-call.error",
+        session.source.call_line(),
+        "call_kernel, where the kernel raises an error",
+        found,
+        "the kernel's error, for the record",
+        "docs/measurement.md, The sidecar",
+    )
+
+
 def check_events(session):
     session.report.passed("kernel-call.allocation")
     session.report.passed("kernel-call.sync")
     for kind, text, line in dict.fromkeys(session.events):
-        check = "kernel-call.sync" if kind == "sync" else "kernel-call.allocation"
-        wanted = "no wait for the device" if kind == "sync" else "tensors that make_inputs made"
+        check, wanted = EVENTS.get(kind, ("kernel-call.allocation", "tensors that make_inputs made"))
         session.fail(check, line or session.source.call_line(), "in the timed call", text, wanted)
 
 
-def check_values(session, seen, env, op, order, broken):
+def check_values(session, seen, env, order, broken):
     check = getattr(session.job.contract, "check", None)
     if check is None:
         return
@@ -151,18 +239,23 @@ def check_values(session, seen, env, op, order, broken):
         )
         return
     for argument, found, wanted in findings:
+        subject = argument if argument in session.source.functions else f"argument {argument}"
         in_call, made = session.source.argument(argument, order)
-        line = made or in_call or session.source.of("make_inputs")
-        session.fail("shapes.value", line, f"argument {argument}", found, wanted, session.job.contract_path)
+        line = made or in_call or session.source.of(argument if argument in session.source.functions else "make_inputs")
+        session.fail("shapes.value", line, subject, found, wanted, session.job.contract_path)
 
 
-def check_names(session, call, x, order):
+def check_names(session, call, x, order, broken):
     """A tensor goes where the reference looks for it: x["name"], where there is one, is argument `name`."""
+    from roofbench.verify import shadow
+
     if not isinstance(x, dict):
         return
     for index, item in session.layout.tensors():
         given = expected.lookup(call.arguments, item["name"])
         session.report.passed("kernel-call.name")
+        if item["name"] in broken or getattr(shadow.memory_of(given), "in_call", False):
+            continue
         if item["name"] in x and given is not x[item["name"]]:
             key = next((k for k, v in x.items() if v is given), None)
             in_call, _ = session.source.argument(item["name"], order)
@@ -199,7 +292,7 @@ def account(session, call, seen, env, op, broken):
         if counts is not None:
             env.update(counts(seen, env) or {})
         flops = session.job.contract.flops(env)
-        traffic = session.layout.traffic(call, env)
+        traffic = session.layout.traffic(call, env, broken)
     except (grammar.GrammarError, KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         if not broken:
             session.fail(
@@ -216,15 +309,21 @@ def account(session, call, seen, env, op, broken):
     session.parts.setdefault(session.point, (traffic, env.get("active_experts")))
 
 
+def contract_call(session, call):
+    helpers = {target: list(calls) for target, calls in session.helpers.items()}
+    return ContractCall(call, session.layout, helpers, session.job.spec.get("routing"))
+
+
 class ContractCall:
     """What a contract's check() sees of a call: tensors, the values of small ones, scalars, and helper calls."""
 
-    def __init__(self, call, layout, helpers):
+    def __init__(self, call, layout, helpers, routing=None):
         from roofbench.verify import shadow
 
         self.arguments = call.arguments
         self.target = call.target
         self.tensors, self.values, self.helpers = {}, {}, helpers
+        self.routing = routing
         import torch
 
         for _, item in layout.tensors():

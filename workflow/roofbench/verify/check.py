@@ -10,6 +10,7 @@ from pathlib import Path
 from roofbench.catalogue import load_entry
 from roofbench.errors import UserError, did_you_mean
 from roofbench.verify import sandbox
+from roofbench.verify.branches import unseen
 from roofbench.verify.findings import FAMILIES, Report
 from roofbench.verify.job import Job
 from roofbench.verify.metrics import Roof
@@ -145,15 +146,17 @@ class Verifier:
         job = self.job(source, spec, origins)
         names = list(job.snapshots)
         runs = [lambda folder, n=name: run_stack(job, n, folder) for name in names]
-        points = {}
+        points, seen = {}, []
         if self.stop_early:
             for name, run in zip(names, runs, strict=True):
                 if report.ok:
-                    self._collect(report, source, name, sandbox.run([run], self.seconds)[0], points)
-            return report, points
-        for name, outcome in zip(names, sandbox.run(runs, self.seconds), strict=True):
-            self._collect(report, source, name, outcome, points)
+                    self._collect(report, source, name, sandbox.run([run], self.seconds)[0], points, seen)
+        else:
+            for name, outcome in zip(names, sandbox.run(runs, self.seconds), strict=True):
+                self._collect(report, source, name, outcome, points, seen)
         expected = sum(len(op["points"]) for op in spec["ops"])
+        if all(points.get(name) == expected for name in names):
+            self._check_branches(report, source, job.marks.branches, seen)
         for name in names:
             if report.ok and points.get(name) != expected:
                 report.fail(
@@ -167,7 +170,22 @@ class Verifier:
         return report, points
 
     @staticmethod
-    def _collect(report, source, name, outcome, points):
+    def _check_branches(report, source, branches, seen):
+        """Each branch that makes inputs or calls the kernel ran at some point, on some stack."""
+        report.passed("shapes.branch", len(branches))
+        report.passed("kernel-call.branch", len(branches))
+        for branch, check in unseen(branches, seen):
+            report.fail(
+                check,
+                source.place(branch.line),
+                f"a branch of {branch.name}",
+                f"`{branch.text}` never ran",
+                "code that runs at some point of the sweep: what else a GPU machine would do here is not verified",
+                "docs/verification.md, Branches",
+            )
+
+    @staticmethod
+    def _collect(report, source, name, outcome, points, seen):
         if outcome.problem or "memory" in outcome.value:
             check, wanted = PROBLEMS[outcome.problem or "memory"]
             detail = outcome.detail or "it ran out of memory"
@@ -178,7 +196,7 @@ class Verifier:
                 f"the script, run on the stack {name}",
                 f"{detail}{f'; its last words: {said[0][:200]}' if said else ''}",
                 wanted,
-                at=name,
+                stack=name,
             )
             return
         if "error" in outcome.value:
@@ -188,11 +206,12 @@ class Verifier:
                 f"the run on the stack {name} ended unexpectedly",
                 " | ".join(outcome.value["error"].strip().splitlines()[-3:]),
                 "a run that ends",
-                at=name,
+                stack=name,
             )
             return
         report.merge(outcome.value["report"])
         points[name] = outcome.value["points"]
+        seen.append(outcome.value["seen"])
 
 
 def shown(path):

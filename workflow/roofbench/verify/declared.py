@@ -41,6 +41,7 @@ def check_benchmark(session, module):
         "compute_capabilities": (entry.get("compute_capabilities") or [], job.from_catalogue("compute_capabilities")),
         "sweep": (job.spec["sweep"]["kind"], "the spec"),
         "routing": (job.spec.get("routing"), "the spec"),
+        "options": (job.spec.get("options") or {}, job.from_catalogue("options")),
     }
     for name, (value, origin) in wanted.items():
         found = getattr(benchmark, name, None)
@@ -48,7 +49,8 @@ def check_benchmark(session, module):
         if (list(found) if isinstance(value, list) and found is not None else found) != value:
             session.fail("output.benchmark", place, f"BENCHMARK.{name}", repr(found), repr(value), origin)
     session.report.passed("output.tolerance")
-    for name, value in entry["tolerance"].items():
+    for field in ("rtol", "atol", "cosine", "match_fraction"):
+        name, value = field, entry["tolerance"].get(field)
         found = getattr(benchmark.tolerance, name, None)
         if found != value:
             session.fail(
@@ -66,6 +68,8 @@ def check_ops(session, module):
         if found is None:
             continue
         line = line_with(session.source, f'"{op["op"]}", "{op["phase"]}"') or place
+        if any(found.dims.get(name, value) != value for name, value in op["dims"].items()):
+            session.own_dims[op["op"], op["phase"]] = dict(found.dims)
         for name, value in op["dims"].items():
             if found.dims.get(name, value) != value:
                 session.fail(
@@ -104,6 +108,18 @@ def check_providers(session, module):
                 f"a provider of source {job.spec['source']}",
                 job.from_catalogue("providers"),
             )
+    for provider in module.BENCHMARK.providers:
+        for known in (p for p in job.entry["providers"] if p["target"] == provider.target):
+            for name in ("requires", "package"):
+                if getattr(provider, name) != known.get(name):
+                    session.fail(
+                        "imports.provider",
+                        line_with(source, provider.target) or source.of("PROVIDERS"),
+                        f"{name} of the provider {provider.target}",
+                        repr(getattr(provider, name)),
+                        repr(known.get(name)),
+                        job.from_catalogue(f"providers[{job.entry['providers'].index(known)}]"),
+                    )
     for target in allowed:
         session.report.passed("imports.name")
         if not stack.has(target):
@@ -158,3 +174,23 @@ def line_with(source, text):
 
 def script_ops(module):
     return {(op.name, op.phase): op for op in module.OPS}
+
+
+def check_helpers(session):
+    """The functions beside the kernel that the catalogue names, such as the one that tunes it, were called."""
+    job = session.job
+    for index, helper in enumerate(job.entry.get("helpers", [])):
+        if session.stack_name not in helper.get("stacks", [session.stack_name]):
+            continue
+        if (session.stack.signature_of(helper["target"]) or "").startswith("class "):
+            continue  # making an object leaves no call behind
+        session.report.passed("kernel-call.helper")
+        if helper["target"] not in session.helpers:
+            session.fail(
+                "kernel-call.helper",
+                session.source.of("BENCHMARK"),
+                helper["target"].replace(":", "."),
+                "never called",
+                "a call before the timing",
+                job.from_catalogue(f"helpers[{index}]"),
+            )

@@ -302,8 +302,11 @@ class Layout:
             made.append(torch.empty(shape, dtype=dtype, device="meta"))
         return made
 
-    def traffic(self, call, env):
-        """Bytes that one call must move: {argument: bytes}, from the recorded tensors and the catalogue's roles."""
+    def traffic(self, call, env, broken=()):
+        """Bytes that one call must move: {argument: bytes}, from the recorded tensors and the catalogue's roles.
+
+        broken: arguments of another shape or type than they should have, which count as if they were right.
+        """
         import torch
 
         moved = {}
@@ -311,12 +314,16 @@ class Layout:
             value = lookup(call.arguments, item["name"])
             if not isinstance(value, torch.Tensor):
                 continue
-            moved[item["name"]] = self._moved(item, value.numel() * value.element_size(), env)
+            nbytes = value.numel() * value.element_size()
+            if item["name"] in broken:
+                nbytes = self._nbytes(item, env)
+            moved[item["name"]] = self._moved(item, nbytes, env)
         for _, item in self.returns:
-            count = math.prod(whole(e, env) for e in item["shape"])
-            nbytes = count * ITEMSIZE[substitute(item["dtype"], self.options)]
-            moved[f"returned {item.get('name', '')}".strip()] = self._moved(item, nbytes, env)
+            moved[f"returned {item.get('name', '')}".strip()] = self._moved(item, self._nbytes(item, env), env)
         return moved
+
+    def _nbytes(self, item, env):
+        return math.prod(whole(e, env) for e in item["shape"]) * ITEMSIZE[substitute(item["dtype"], self.options)]
 
     @staticmethod
     def _moved(item, nbytes, env):

@@ -34,45 +34,46 @@ class Finding:
     found: str
     expected: str
     source: str = ""
-    where: list = field(default_factory=list)
-    count: int = 0
+    points: dict = field(default_factory=dict)
+    stacks: dict = field(default_factory=dict)
 
-    def add(self, where):
-        self.count += 1
-        if where and where not in self.where and len(self.where) < 3:
-            self.where.append(where)
+    def add(self, point=None, stack=None):
+        """It was found here too. The first point is shown, the others are counted."""
+        if point:
+            self.points[point] = None
+        if stack:
+            self.stacks[stack] = None
 
     @property
     def key(self):
-        return self.check, self.place, self.subject, self.expected_key()
+        """One thing in one line is one finding, however numbers and rows of the ops file differ between points."""
+        return self.check, self.place, self.subject
 
-    def expected_key(self):
-        """Findings of one line about one thing are one finding, however the numbers differ between points."""
-        return self.source
+    @property
+    def where(self):
+        """Where it was found, in words."""
+        points, stacks = list(self.points), list(self.stacks)
+        parts = points[:1]
+        if len(points) > 1:
+            parts[0] += f" and {plural(len(points) - 1, 'other point')}"
+        if stacks:
+            parts.append(f"stack{'s' if len(stacks) > 1 else ''} {' and '.join(stacks)}")
+        return "; ".join(parts)
 
     def text(self):
         lines = [f"{self.place}: {self.check}: {self.subject}"]
         lines.append(f"    found     {self.found}")
         lines.append(f"    expected  {self.expected}")
         if self.where:
-            more = f" and at {self.count - 1} other points" if self.count > 1 else ""
-            lines.append(f"    at        {self.where[0]}{more}")
+            lines.append(f"    at        {self.where}")
         if self.source:
             lines.append(f"    from      {self.source}")
         return "\n".join(lines)
 
-    def as_dict(self):
-        return {
-            "check": self.check,
-            "file": self.place.path,
-            "line": self.place.line,
-            "subject": self.subject,
-            "found": self.found,
-            "expected": self.expected,
-            "source": self.source,
-            "first_at": self.where[0] if self.where else None,
-            "count": self.count,
-        }
+
+def plural(number, noun):
+    """ "1 finding", "2 findings"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 class Report:
@@ -86,20 +87,20 @@ class Report:
         """Count that a check was made, whether it passed or not."""
         self.checked[check] = self.checked.get(check, 0) + number
 
-    def fail(self, check, place, subject, found, expected, source="", at=None):
+    def fail(self, check, place, subject, found, expected, source="", point=None, stack=None):
         if check.split(".")[0] not in FAMILIES:
             raise ValueError(f"unknown check {check}")
         finding = Finding(check, place, str(subject), str(found), str(expected), str(source))
         finding = self.findings.setdefault(finding.key, finding)
-        finding.add(at)
+        finding.add(point, stack)
 
     def merge(self, other):
         for check, number in other.checked.items():
             self.passed(check, number)
         for key, finding in other.findings.items():
             mine = self.findings.setdefault(key, finding)
-            if mine is not finding:
-                mine.count += finding.count
+            mine.points.update(finding.points)
+            mine.stacks.update(finding.stacks)
 
     @property
     def ok(self):

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from roofbench.verify.branches import Marks
+
 
 class Job:
     """What a run is compared with. All plain data, so that it can be made before the fork.
@@ -25,6 +27,7 @@ class Job:
         self.origins = origins or {}
         self.code = code or {}
         self.stop_early = stop_early
+        self.marks = Marks(source.tree)
 
     def op(self, name, phase):
         return next((op for op in self.spec["ops"] if op["op"] == name and op["phase"] == phase), None)

@@ -7,8 +7,12 @@ import os
 import sys
 import types
 
+import torch
+
+from roofbench.verify.branches import MARK
 from roofbench.verify.seal import Seal
 from roofbench.verify.stack import PACKAGES
+from roofbench.verify.surroundings import Surroundings, foreign_imports
 
 
 def prepare_imports(job):
@@ -47,6 +51,15 @@ def patch_torch(session, torch):
             session.on_event("sync", "torch.cuda.synchronize() waits for the device")
 
     torch.cuda.synchronize = synchronize
+    shown = torch.Tensor.__repr__
+
+    def show(self, **kwargs):
+        if session.in_call:
+            session.on_event("sync", "a tensor is printed, which copies it to the host")
+            return "tensor(...)"
+        return shown(self, **kwargs)
+
+    torch.Tensor.__repr__ = show
     if "torch._dynamo" not in sys.modules:
         # Some operators on meta ask the compiler to stay away, which imports it (1.5 s) first.
         compiler = types.ModuleType("torch._dynamo")
@@ -63,9 +76,15 @@ def load(session):
     session.report.passed("imports.name")
     with contextlib.suppress(Exception):  # the script's own import says what is wrong
         importlib.import_module("bench_utils")
-    session.seal = Seal()
+    with contextlib.suppress(ImportError):
+        importlib.import_module(f"references.{session.job.spec['catalogue']}")
+    check_imports(session)
+    session.surroundings = Surroundings(source.path, session.folder)
+    session.surroundings.answer_for_the_gpu(session, torch)
+    session.seal = Seal(session.stack)
+    module.__dict__[MARK] = session.job.marks.mark
     try:
-        exec(compile(source.text, source.path, "exec"), module.__dict__)
+        exec(compile(session.job.marks.tree, source.path, "exec"), module.__dict__)
     except ImportError as error:
         name = str(getattr(error, "name", "") or "")
         stack = f"config/stacks/{session.stack_name}.json" if name.split(".")[0] in PACKAGES else ""
@@ -84,4 +103,26 @@ def load(session):
     except Exception as error:
         session.script_error(error, "importing the script raises", "imports.load")
         return None
+    runtime = sys.modules.get("benchlib.runtime")
+    if getattr(runtime, "_current", None) is not None:
+        session.fail(
+            "output.isolation",
+            source.called("set_runtime", None).line,
+            "the script installs a runtime of its own",
+            type(runtime._current).__name__,
+            "the GPU's, or the one that the caller chose",
+        )
     return module
+
+
+def check_imports(session):
+    """Nothing is imported but what every GPU machine has and the stamp covers."""
+    session.report.passed("imports.module")
+    for line, name in foreign_imports(session.source):
+        session.fail(
+            "imports.module",
+            line,
+            "an import",
+            name,
+            "modules of Python, torch, the stack's packages and the bundle: the stamp covers no other file",
+        )

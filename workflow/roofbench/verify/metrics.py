@@ -10,6 +10,9 @@ COLUMNS = (
     "latency_ms", "gflops", "peak_pct", "bandwidth_gbs", "arith_intensity", "bound",
 )  # fmt: skip
 
+# Decimals of the columns that have any.
+DECIMALS = {"latency_ms": 6, "gflops": 2, "peak_pct": 2, "bandwidth_gbs": 2, "arith_intensity": 4}
+
 # How far a figure may be off beyond what the decimals of its column allow.
 RELATIVE = 1e-6
 # The same for FLOPs and bytes, which are whole numbers or nearly so.
@@ -59,14 +62,12 @@ def close(found, expected, relative=RELATIVE):
     return math.isclose(found, expected, rel_tol=relative, abs_tol=1e-12)
 
 
-def cell_agrees(text, expected):
-    """Whether a CSV cell is the expected number, rounded to the decimals that the cell has."""
+def cell_agrees(text, expected, decimals):
+    """Whether a CSV cell is the expected number, rounded to so many decimals or more."""
     try:
         value = float(text)
     except ValueError:
         return False
     if not math.isfinite(value):
         return False
-    mantissa, _, exponent = text.lower().partition("e")
-    decimals = len(mantissa.partition(".")[2]) - int(exponent or 0)
     return abs(value - expected) <= 0.51 * 10.0**-decimals + RELATIVE * abs(expected)

@@ -5,7 +5,7 @@ Everything here happens in a forked process (see sandbox.py), once for each stac
 
 import torch
 
-from roofbench.verify import command_line, declared, figures, loading, sandbox, sweep, written
+from roofbench.verify import command_line, declared, figures, inputs, loading, sandbox, sweep, written
 from roofbench.verify.session import Enough, Session, make_runtime
 from roofbench.verify.shadow import Shadow
 
@@ -32,17 +32,21 @@ def run_stack(job, stack_name, folder):
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         session.fail(
             "output.isolation",
-            None,
-            "the script replaces functions that are not its own",
+            session.source.changed(broken[0].rpartition(".")[2]),
+            "the script replaces what is not its own",
             ", ".join(broken[:3]) + more,
-            "a benchmark that leaves bench_utils, benchlib and the verifier as they are",
+            "functions and settings of the bundle, of torch and of the packages as they are",
         )
+    if session.surroundings:
+        for check, line, subject, found, wanted in session.surroundings.findings(session.source):
+            session.fail(check, line, subject, found, wanted)
     known = {f.check for f in session.report.findings.values()}
-    for text in dict.fromkeys(sandbox.violations):
+    for text, frames in sandbox.violations:
         if known.isdisjoint({"output.isolation", "output.exit"} if "os._exit" in text else {"output.isolation"}):
             wanted = "a benchmark that keeps to its process and its output folder"
-            session.fail("output.isolation", None, "the script", text, wanted)
-    return {"report": session.report, "points": len(session.traffic)}
+            line = next((line for file, line in frames if file == session.source.path), None)
+            session.fail("output.isolation", line, "the script", text, wanted)
+    return {"report": session.report, "points": len(session.traffic), "seen": job.marks.seen()}
 
 
 def run_script(session):
@@ -70,18 +74,27 @@ def run_script(session):
 
     runtime = make_runtime(benchlib.runtime, job.roof, session)
     benchlib.runtime.set_runtime(runtime)
+    session.runtime = runtime
     attempts = sweep.watch_measure(session, module)
     module.BENCHMARK = sweep.observed(session, module)
     output = session.folder / "results"
+    neighbours = written.put_neighbours(output)
     if sweep.run_benchmarks(session, module, {"output_dir": str(output)}):
         sweep.check_method(session)
         sweep.check_loops(session, attempts)
         written.check_output(session, output)
+        written.check_neighbours(session, output, neighbours)
     elif attempts:
         sweep.check_loops(session, attempts, finished=False)
     sweep.check_not_applicable(session, module)
     figures.check_dry_cost(session, module)
+    if session.kernel is not None and not session.raised:
+        inputs.check_inputs(session, module)
+        session.point = None
+        declared.check_helpers(session)
     if session.report.ok:
         sweep.check_short_sweep(session, module, attempts)
+    if session.report.ok and attempts is not None:
+        sweep.check_endings(session, module)
     if session.report.ok and session.stack_name == min(job.snapshots):
-        command_line.check_command_line(session, module)
+        command_line.check_command_line(session, module, attempts)

@@ -41,6 +41,7 @@ _DENIED = {
     "socket.bind": "opens a socket",
     "os.kill": "sends a signal",
     "os.killpg": "sends a signal",
+    "os.chdir": "changes the working directory",
     # Behind these, nothing that a script does is seen.
     "ctypes.dlopen": "loads a library with ctypes",
     "ctypes.dlsym": "calls a library with ctypes",
@@ -207,7 +208,7 @@ def _enter(folder, output, seconds, memory):
 
 def _leave(*status):
     """In place of os._exit: it would end the process without a word."""
-    violations.append("ends the process with os._exit")
+    violations.append(("ends the process with os._exit", _lines()))
     raise SystemExit(f"os._exit({', '.join(map(repr, status))})")
 
 
@@ -215,7 +216,16 @@ class Denied(PermissionError):
     """What a script under verification must not do."""
 
 
+# What was done, and the (file, line) of those who did it, innermost first.
 violations = []
+
+
+def _lines():
+    found, frame = [], sys._getframe(2)
+    while frame is not None:
+        found.append((frame.f_code.co_filename, frame.f_lineno))
+        frame = frame.f_back
+    return found
 
 
 def _guard(folder):
@@ -224,7 +234,7 @@ def _guard(folder):
     busy = False
 
     def deny(text):
-        violations.append(text)
+        violations.append((text, _lines()))
         raise Denied(text)
 
     def inside(path):

@@ -3,8 +3,10 @@
 Everything here happens in a forked process (see sandbox.py).
 """
 
+import contextlib
 import errno
 import functools
+import re
 import sys
 from pathlib import Path
 
@@ -17,6 +19,9 @@ from roofbench.verify.stack import Stack
 WARM_UP_CALLS = 10
 TIMED_CALLS = 100
 REPLAYS = 10
+
+# What torch says where a script insists on a GPU.
+NO_CUDA = re.compile(r"not compiled with CUDA|without ATen_cuda|NVIDIA driver|CUDA driver|requires CUDA")
 
 
 class Enough(BaseException):
@@ -109,27 +114,45 @@ class Session:
         self.warm_up = 0
         self.methods = {}
         self.returns_env = None
+        self.kernel = None  # what a run gives to call_kernel
+        self.runtime = None
+        self.runs = []
+        self.free = ()  # options of a run that nobody compares
+        self.given = None  # options that a run must have, where that is known
+        self.prints = {}  # (point, inputs): what was called with what
+        self.surroundings = None
+        self.order = ()  # names of the kernel's parameters
+        self.raised = False  # whether the script raised something
+        self.own_dims = {}  # {(op, phase): dimensions} where OPS has others than the spec
+        self.faulty = set()  # arguments whose values are known to be wrong
+        self.never = set()  # points that were not attempted
         self.made = None
 
     # Findings.
 
     def where(self, key=None):
+        """A point in words, the current one unless given; None where there is none."""
         key = key or self.point
         if key is None:
-            return self.stack_name
+            return None
         op, phase, B, S, L = key
         kv = f", KV length {L}" if L != S else ""
-        return f"{op} ({phase}), B={B}, S={S}{kv}, stack {self.stack_name}"
+        return f"{op} ({phase}), B={B}, S={S}{kv}"
 
     def fail(self, check, line, subject, found, wanted, source="", key=None):
+        source = source or f"docs/verification.md, {check}"
         place = line if hasattr(line, "path") else self.source.place(line)
-        self.report.fail(check, place, subject, found, wanted, source, at=self.where(key))
+        self.report.fail(check, place, subject, found, wanted, source, self.where(key), self.stack_name)
         if self.job.stop_early:
             raise Enough
 
     def script_error(self, error, doing, check="output.run"):
         """An exception out of the script, once for each line and type."""
+        self.raised = True
         line = self.source.line_of(error)
+        function = self.source.function_at(line)
+        if function and doing.endswith(" raises"):
+            doing = f"{function} raises"
         text = f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]
         if isinstance(error, sandbox.Denied):
             check, wanted = "output.isolation", "a benchmark that keeps to its process and its output folder"
@@ -139,6 +162,8 @@ class Session:
             raise Enough
         elif getattr(error, "errno", None) == errno.EFBIG:
             check, wanted = "output.files", f"files of at most {sandbox.FILE_SIZE >> 20} MiB"
+        elif NO_CUDA.search(text):
+            check, wanted = "shapes.device", "tensors on the device that make_inputs gets"
         elif isinstance(error, ImportError):
             check, wanted = "imports.name", f"names that the stack {self.stack_name} has"
         else:
@@ -223,7 +248,8 @@ class Session:
         key = (op.name, op.phase, point.B, point.S, point.L)
         self.enter_point(key)
         try:
-            x = function(op, point, *args, **kwargs)
+            with self.phase("build"):
+                x = function(op, point, *args, **kwargs)
         except (Exception, KeyboardInterrupt) as error:
             self.script_error(error, "make_inputs raises", "shapes.build")
             raise
@@ -242,6 +268,7 @@ class Session:
         if key != self.point:
             self.point = key
             self.inputs.clear()
+            self.prints.clear()
             self.compared = {c for c in self.compared if c[0] == key}
             self.warm_up = 0
             self.made = None
@@ -251,6 +278,9 @@ class Session:
     def env(self, op, key):
         B, S, L = key[2:]
         point = {"B": B, "S": S, "L": L, "T": B if op["phase"] == "decode" else B * S}
+        own = self.own_dims.get((op["op"], op["phase"]))
+        if own:  # the finding is there; everything else is compared as if they were right
+            op = {**op, "dims": {**op["dims"], **own}}
         return expected.dims_of(self.job.entry, self.job.spec, op, point)
 
     def call_kernel(self, function, kernel, x, *args, **kwargs):
@@ -258,7 +288,8 @@ class Session:
         self.events = []
         self.in_call = True
         try:
-            result = function(kernel, x, *args, **kwargs)
+            with self.phase("call"):
+                result = function(kernel, x, *args, **kwargs)
         except Exception as error:
             self.in_call = False
             calls.check_events(self)
@@ -272,7 +303,34 @@ class Session:
         if mark not in self.compared and self.point is not None:
             self.compared.add(mark)
             calls.compare(self, x, result)
+            self.prints[mark] = calls.fingerprint(self.calls)
+        elif mark in self.prints:
+            calls.check_repeat(self, self.prints[mark])
         return result
+
+    @contextlib.contextmanager
+    def unrecorded(self):
+        """Calls and events in here leave no trace."""
+        calls, events, recording = self.calls, self.events, self.shadow.recording
+        self.calls, self.events, self.shadow.recording = [], [], False
+        try:
+            yield
+        finally:
+            self.calls, self.events, self.shadow.recording = calls, events, recording
+
+    def warm_up_kernel(self, function, kernel, x):
+        with self.phase("build"):
+            return function(kernel, x)
+
+    @contextlib.contextmanager
+    def phase(self, name):
+        """Branches that run in here are taken while inputs are made ("build") or in the timed call ("call")."""
+        marks = self.job.marks
+        before, marks.phase = marks.phase, name
+        try:
+            yield
+        finally:
+            marks.phase = before
 
     def cost(self, function, op, point, x=None):
         try:

@@ -106,6 +106,7 @@ class Shadow(TorchDispatchMode):
         self.on_event = on_event
         self.on_op = on_op
         self.recording = True
+        self.poison = False  # whether memory that nobody wrote shows on the CPU: NaN, or zero in integers
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -156,6 +157,8 @@ class Shadow(TorchDispatchMode):
                 self._attach_many(name, func, args, kwargs, result)
             return result
         if not result.is_meta:
+            if self.poison and name in _UNWRITTEN:
+                result.fill_(float("nan") if result.dtype.is_floating_point else 0)
             return result
         returns = func._schema.returns[0].alias_info
         if returns is not None and returns.is_write:
@@ -216,6 +219,7 @@ class Shadow(TorchDispatchMode):
                 "new_zeros",
                 "ones",
                 "ones_like",
+                "new_ones",
                 "full",
                 "full_like",
                 "new_full",
@@ -271,11 +275,21 @@ class Shadow(TorchDispatchMode):
         if name in _RANDOM_IN_PLACE:
             memory.state, memory.valid = RANDOM, False
             return
+        covers = target.numel() * target.element_size() >= target.untyped_storage().nbytes()
+        if (
+            covers
+            and name in ("zero_", "fill_")
+            and not _keeps(target)
+            and not isinstance(args[-1], torch.Tensor | bool)
+        ):
+            number = 0 if name == "zero_" else args[1]
+            one = torch.full((1,), number).to(target.dtype).reshape((1,) * target.dim())
+            target._rb_value, memory.state, memory.valid = one.expand(target.shape), WRITTEN, True
+            return
         value = value_of(target)
         if value is None:
             memory.state, memory.valid = WRITTEN, False
             return
-        covers = target.numel() * target.element_size() >= target.untyped_storage().nbytes()
         expanded = any(stride == 0 and size > 1 for size, stride in zip(value.shape, value.stride(), strict=True))
         known = None if expanded else self._compute(func, args, kwargs)
         if known is None:

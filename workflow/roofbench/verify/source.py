@@ -91,6 +91,55 @@ class Source:
             )
         return not missing and not any(f.check == "syntax.template" for f in report.findings.values())
 
+    def text_of(self, line):
+        """A line of the script, as it stands there."""
+        lines = self.text.splitlines()
+        return lines[line - 1].strip() if line and line <= len(lines) else "somewhere"
+
+    def attribute(self, owner, name):
+        """First line that has owner.name, or None."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Attribute) and node.attr == name and getattr(node.value, "id", "") == owner:
+                return node.lineno
+        return None
+
+    def changed(self, name):
+        """First line that assigns to an attribute of this name, or to something in it; None where it is not seen."""
+        for node in ast.walk(self.tree):
+            targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
+            for target in targets if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign) else ():
+                if any(isinstance(part, ast.Attribute) and part.attr == name for part in ast.walk(target)):
+                    return node.lineno
+            named = isinstance(node, ast.Call) and any(
+                isinstance(a, ast.Constant) and a.value == name for a in node.args
+            )
+            if named and getattr(node.func, "id", "") == "setattr":
+                return node.lineno
+        return None
+
+    def function_at(self, line):
+        """Name of the function around a line, or None."""
+        found = [f for f in self.functions.values() if line and f.lineno <= line <= f.end_lineno]
+        return found[0].name if found else None
+
+    def imported(self, module):
+        """First line that imports a module or something of it, or None."""
+        top = module.split(".")[0]
+        for node in ast.walk(self.tree):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if any(name.split(".")[0] == top for name in names):
+                return node.lineno
+        return None
+
+    def called(self, name, function):
+        """Where a function of the script (None: any of it) calls `name`, else where that function is defined."""
+        root = self.functions.get(function) if function else self.tree
+        for node in ast.walk(root) if root else ():
+            if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == name:
+                return self.place(node.lineno)
+        return self.of(function)
+
     # Which line belongs to an argument of the kernel.
 
     def kernel_calls(self):
@@ -125,6 +174,14 @@ class Source:
             if value is not None:
                 return value.lineno, self._made(value, name.rpartition(".")[2])
         return None, self._key_line(name.rpartition(".")[2])
+
+    def subject(self, name, order=(), made_there=True):
+        """(line, "argument NAME ...") to show for an argument: where its value is made, else where it is passed."""
+        in_call, made = self.argument(name, order)
+        if not (made_there and made):
+            return in_call or self.call_line(), f"argument {name}"
+        via = f" (passed in line {in_call})" if in_call and in_call != made else ""
+        return made, f"argument {name}{via}"
 
     def _made(self, value, leaf):
         for node in ast.walk(value):

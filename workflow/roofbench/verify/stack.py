@@ -113,7 +113,7 @@ class Stack:
         self.snapshot = snapshot
         self.on_call = on_call
         self.libraries = []
-        self.installed = []
+        self.made = {}  # (module, name): the recorder that stands there
 
     def has(self, target):
         """Whether "module:attr.attr" exists in this stack."""
@@ -172,9 +172,24 @@ class Stack:
                 raise AttributeError(f"module {module!r} has no attribute {name!r}")
             value = self._fake(f"{module}:{name}", names[name])
             setattr(sys.modules[module], name, value)
+            self.made[module, name] = value
             return value
 
         return attribute
+
+    def replaced(self):
+        """Functions of the packages that are not the recorders any more, or that no package has."""
+        found = []
+        for name, module in list(sys.modules.items()):
+            if name.split(".")[0] not in PACKAGES or not isinstance(module, types.ModuleType):
+                continue
+            for attribute, value in list(vars(module).items()):
+                if attribute.startswith("__") or isinstance(value, types.ModuleType):
+                    continue
+                known = attribute in self.snapshot["modules"].get(name, {})
+                if self.made.get((name, attribute), self) is not value and (known or callable(value)):
+                    found.append(f"{name}.{attribute}")
+        return found
 
     def _fake(self, target, text):
         if text.startswith("enum"):

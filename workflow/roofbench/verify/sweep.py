@@ -1,6 +1,7 @@
 """The sweep: run it under the recording mode, and compare the points that it asks for with those of the spec."""
 
 import dataclasses
+import errno
 import inspect
 import sys
 
@@ -20,6 +21,8 @@ def observed(session, module):
     for name in HOOKED:
         function = getattr(benchmark, name)
         hooks[name] = function if isinstance(function, Hook) else Hook(function, getattr(session, name))
+    if getattr(benchmark, "warm_up", None) is not None:
+        hooks["warm_up"] = Hook(benchmark.warm_up, session.warm_up_kernel)
     return dataclasses.replace(benchmark, **hooks)
 
 
@@ -38,14 +41,61 @@ def watch_measure(session, module):
         B, S = bound.get("B"), bound.get("S")
         L = bound.get("L")
         attempts.append((op.name, op.phase, B, S, S if L is None else L))
+        check_run(session, module, self)
+        check_options(session, self)
         return real(self, op, *args, **kwargs)
 
     run.measure = measure
     return attempts
 
 
-def run_benchmarks(session, module, arguments):
-    """Run the sweep under the recording mode. False, with a finding, where it raises."""
+def check_run(session, module, run):
+    """The object that measures is the bundle's own, with this script's BENCHMARK and the options that were given."""
+    if run in session.runs:
+        return
+    session.runs.append(run)
+    session.kernel = getattr(run, "kernel", None)
+    session.report.passed("output.options")
+    place = session.source.called("BenchmarkRun", "run_benchmarks")
+    kind = type(run)
+    if (kind.__module__, kind.__name__) != ("benchlib.run", "BenchmarkRun"):
+        session.fail("output.options", place, "what measures", kind.__name__, "BenchmarkRun of bench_utils")
+    own = [name for name in vars(run) if callable(getattr(kind, name, None))]
+    if own:
+        session.fail(
+            "output.options", place, "methods of BenchmarkRun", f"its own {', '.join(own)}", "those of bench_utils"
+        )
+    if run.benchmark is not module.BENCHMARK:
+        wanted = "BENCHMARK, whose tolerance and functions are checked"
+        session.fail("output.options", place, "what BenchmarkRun gets", "another Benchmark", wanted)
+
+
+def check_options(session, run):
+    """The options of a run are those that run_benchmarks was called with."""
+    if session.given is None or (session.free and run.options.mode == "plan"):
+        return
+    wanted = {field.name: session.given.get(field.name, field.default) for field in dataclasses.fields(run.options)}
+    odd = [name for name in wanted if name not in session.free and getattr(run.options, name) != wanted[name]]
+    if not odd:
+        return
+    session.free = (*session.free, *odd)
+    session.fail(
+        "output.options",
+        session.source.called("BenchmarkRun", "run_benchmarks"),
+        "options of the run",
+        ", ".join(f"{name}={getattr(run.options, name)!r}" for name in odd),
+        f"{', '.join(f'{name}={wanted[name]!r}' for name in odd)}{'' if session.given else ', the default'}: "
+        "who runs the script decides how it is measured",
+        "docs/design.md, A generated script",
+    )
+
+
+def run_benchmarks(session, module, arguments, options=None):
+    """Run the sweep under the recording mode. False, with a finding, where it raises.
+
+    options: of the run itself, such as cache="warm".
+    """
+    session.given, session.free, session.runs = options or {}, (), []
     source = session.source
     session.report.passed("output.run")
     signature = inspect.signature(module.run_benchmarks)
@@ -62,8 +112,9 @@ def run_benchmarks(session, module, arguments):
             return False
     try:
         with session.shadow:
-            module.run_benchmarks(**arguments)
+            module.run_benchmarks(**arguments, **session.given)
     except SystemExit as error:
+        session.raised = True
         session.fail(
             "output.exit",
             source.line_of(error),
@@ -77,6 +128,8 @@ def run_benchmarks(session, module, arguments):
         if session.report.ok:
             session.script_error(error, "run_benchmarks raises")
         return False
+    finally:
+        session.given = None
     return True
 
 
@@ -111,6 +164,7 @@ def check_loops(session, attempts, finished=True):
             )
     for key, (op, _) in wanted.items():
         if key not in counted and finished:
+            session.never.add(key)
             session.fail(
                 "loops.missing",
                 loop_place(session, key),
@@ -216,33 +270,89 @@ def check_not_applicable(session, module):
 
 
 def check_short_sweep(session, module, attempts):
-    """Fewer batch sizes and lengths are obeyed."""
+    """Fewer batch sizes and lengths, one op, and other settings are obeyed."""
     if attempts is None:
         return
     spec = session.job.spec
-    kv = spec["sweep"]["kind"] == "kv"
     batches = spec["sweep"]["batch_sizes"][:SHORT]
-    lengths = spec["sweep"]["kv_lens" if kv else "seq_lens"][:1]
+    lengths = spec["sweep"][lengths_name(spec)][:1]
+    sizes = {"batch_sizes": list(batches), lengths_name(spec): list(lengths)}
+    last = spec["ops"][-1]
+    one = {"ops": (last["op"],), "phase": last["phase"]}
+    short = short_points(spec, batches, lengths)
+    for options, wanted in (
+        ({}, short),
+        ({**one, "cache": "warm", "resume": False}, {key for key in short if key[:2] == (last["op"], last["phase"])}),
+    ):
+        attempts.clear()
+        session.report.passed("loops.arguments")
+        folder = session.folder / "short"
+        if not run_benchmarks(session, module, {**sizes, "output_dir": str(folder)}, options):
+            return
+        if set(attempts) != wanted and session.report.ok:
+            odd = sorted(set(attempts) ^ wanted, key=str)[0]
+            given = {**sizes, **options}
+            session.fail(
+                "loops.arguments",
+                session.source.of("run_benchmarks"),
+                f"run_benchmarks({', '.join(f'{name}={value!r}' for name, value in given.items())})",
+                f"{len(set(attempts))} points",
+                f"{len(wanted)} points; the first difference is {session.where(odd)}",
+                "docs/design.md, A generated script",
+            )
+        if not session.report.ok:
+            return
+
+
+def lengths_name(spec):
+    return "kv_lens" if spec["sweep"]["kind"] == "kv" else "seq_lens"
+
+
+def short_points(spec, batches, lengths):
+    """Keys of the points that a sweep over these batch sizes and lengths has."""
+    kv = spec["sweep"]["kind"] == "kv"
     points, excluded = spec_points(spec)
-    wanted = {
+    return {
         key
         for key in {**points, **excluded}
         if key[2] in batches and ((key[4] if kv else key[3]) in lengths or (key[1] == "decode" and not kv))
     }
-    attempts.clear()
-    session.report.passed("loops.arguments")
-    folder = session.folder / "short"
-    arguments = {
-        "batch_sizes": list(batches),
-        "kv_lens" if kv else "seq_lens": list(lengths),
-        "output_dir": str(folder),
-    }
-    if run_benchmarks(session, module, arguments) and set(attempts) != wanted:
-        odd = sorted(set(attempts) ^ wanted, key=str)[0]
+
+
+def check_endings(session, module):
+    """What ends a run comes out of run_benchmarks: a dead GPU and a full disk are for those who started it."""
+    import bench_utils
+    from benchlib.run import RestartNeeded
+
+    spec = session.job.spec
+    run = bench_utils.BenchmarkRun
+    watched = run.measure
+    sizes = {"batch_sizes": spec["sweep"]["batch_sizes"][:1], lengths_name(spec): spec["sweep"][lengths_name(spec)][:1]}
+    for error in (RestartNeeded("the GPU context is lost"), OSError(errno.ENOSPC, "No space left on device")):
+
+        def measure(self, *args, error=error, **kwargs):
+            raise error
+
+        run.measure = measure
+        session.report.passed("output.errors")
+        try:
+            with session.shadow:
+                module.run_benchmarks(**sizes, output_dir=str(session.folder / "short"))
+        except type(error):
+            continue
+        except Exception as other:
+            found = f"{type(other).__name__}: {other}"
+        else:
+            found = "it returns as if nothing had happened"
+        finally:
+            run.measure = watched
+        said = getattr(error, "reason", None) or error.args[-1]
         session.fail(
-            "loops.arguments",
-            session.source.of("run_benchmarks"),
-            f"run_benchmarks(batch_sizes={batches}, {'kv_lens' if kv else 'seq_lens'}={lengths})",
-            f"{len(set(attempts))} points",
-            f"{len(wanted)} points; the first difference is {session.where(odd)}",
+            "output.errors",
+            session.source.called("measure", "run_benchmarks"),
+            f"run_benchmarks, where run.measure raises {type(error).__name__} ({said})",
+            found,
+            "the same error: the supervisor starts another process, or says that the disk is full",
+            "docs/measurement.md, Running",
         )
+        return

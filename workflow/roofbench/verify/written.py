@@ -104,7 +104,7 @@ def match_rows(session, rows, points, place):
         else:
             matched[key] = row
     for key in points:
-        if key not in matched:
+        if key not in matched and key not in session.never:
             session.fail(
                 "output.rows", place, "a point has no row", session.where(key), "one row a point", "the spec", key
             )
@@ -157,3 +157,33 @@ def read_sidecar(path):
             elif record.get("type") == "point":
                 found["points"].append(record)
     return found
+
+
+def put_neighbours(folder):
+    """Results of another kernel in the same folder, {name: content}."""
+    folder.mkdir(parents=True, exist_ok=True)
+    neighbours = {"a_neighbour.csv": ",".join(metrics.COLUMNS) + "\n", "a_neighbour.jsonl": "{}\n"}
+    for name, content in neighbours.items():
+        (folder / name).write_text(content)
+    return neighbours
+
+
+def check_neighbours(session, folder, neighbours):
+    """The run wrote its own two files and left everything else as it was."""
+    kernel = session.job.spec["kernel"]
+    place = session.source.of("run_benchmarks")
+    session.report.passed("output.others")
+    wanted = f"{kernel}.csv and {kernel}.jsonl, and nothing else changed"
+    for name, content in neighbours.items():
+        path = folder / name
+        if not path.is_file() or path.read_text() != content:
+            done = "changes" if path.is_file() else "removes"
+            session.fail(
+                "output.others", place, "results of other kernels", f"it {done} {name}", wanted, "docs/design.md"
+            )
+            return
+    own = {f"{kernel}.csv", f"{kernel}.jsonl", *neighbours}
+    strange = sorted(path.name for path in folder.iterdir() if path.name not in own)
+    strange += sorted(path.name for path in session.folder.iterdir() if path != folder)
+    if strange:
+        session.fail("output.others", place, "files of the run", ", ".join(strange[:5]), wanted, "docs/design.md")
