@@ -9,6 +9,7 @@ import pytest
 from project import ROOT
 
 sys.path.insert(0, str(ROOT / "tests" / "results"))
+import browser  # noqa: E402
 import synthetic  # noqa: E402
 
 RESULTS = "deepseek_kernel_benchmarks/results"
@@ -68,6 +69,34 @@ def test_all_of_a_small_ops_file_with_its_report(project):
     report = project.file("report.html").read_text()
     for part in ("Roofline", "Model time", "Kernels", "headroom.csv", "Colour is the kernel"):
         assert part in report, part
+
+
+@pytest.mark.slow
+def test_every_category_of_the_report_opens(project, tmp_path):
+    """Of the report that the test above made."""
+    if browser.BINARY is None:
+        pytest.skip("no chromium: apt-get install chromium")
+    expected = {
+        "Kernels": ["Every measured point (CSV)", "Summary (HTML)"],
+        "Roofline": ["Roofline (PNG)", "Roofline (SVG)", "Roofline to explore (HTML)"],
+        "Model time": ["Headroom (CSV)", "What to fix first, and steps (HTML)"],
+    }
+    leaf = "[...document.querySelectorAll('*')].find(e => !e.children.length && e.textContent.trim() === {!r})"
+    with browser.Browser(tmp_path) as tab:
+        for category, titles in expected.items():
+            tab.call("Page.navigate", url="about:blank")
+            tab.wait("location.href === 'about:blank'")
+            tab.errors = []
+            tab.call("Page.navigate", url=project.file("report.html").resolve().as_uri())
+            tab.wait(f"!!{leaf.format(category)}")
+            tab.click_on(leaf.format(category))
+            for title in titles:
+                tab.wait(f"!!{leaf.format(title)}")
+            page = titles[-1]
+            if page.endswith("(HTML)"):
+                tab.ask(f"{leaf.format(page)}.closest('tr').querySelector('a').click()")
+                tab.wait("!!document.querySelector('iframe')")
+            assert tab.errors == []
 
 
 @pytest.mark.slow

@@ -1,4 +1,6 @@
 # From the results of every kernel to one table, a summary, pictures, the time of a step, and a verdict.
+# In the report each file has one label only: where another one has two values that are equally frequent, Snakemake makes
+# a switch of it, and its page goes blank where one side of the switch is empty (seen with 9.27.1).
 CAPTIONS = "../report"
 CHOSEN_PATHS = [f"--path={op}={path}" for op, path in settings["paths"].items()]
 
@@ -26,14 +28,14 @@ rule aggregate:
             f"{RESULTS}/all_kernels.csv",
             caption=f"{CAPTIONS}/all_kernels.rst",
             category="Kernels",
-            labels={"what": "Every measured point", "format": "CSV"},
+            labels={"what": "Every measured point (CSV)"},
         ),
         summary=f"{RESULTS}/benchmark_summary.md",
         page=report(
             f"{RESULTS}/benchmark_summary.html",
             caption=f"{CAPTIONS}/summary.rst",
             category="Kernels",
-            labels={"what": "Summary", "format": "HTML"},
+            labels={"what": "Summary (HTML)"},
         ),
         selection=AGGREGATED,
     log:
@@ -62,19 +64,19 @@ rule plot:
             f"{RESULTS}/roofline.png",
             caption=f"{CAPTIONS}/roofline.rst",
             category="Roofline",
-            labels={"what": "Roofline", "format": "PNG"},
+            labels={"what": "Roofline (PNG)"},
         ),
         svg=report(
             f"{RESULTS}/roofline.svg",
             caption=f"{CAPTIONS}/roofline.rst",
             category="Roofline",
-            labels={"what": "Roofline", "format": "SVG"},
+            labels={"what": "Roofline (SVG)"},
         ),
         html=report(
             f"{RESULTS}/roofline.html",
             caption=f"{CAPTIONS}/interactive.rst",
             category="Roofline",
-            labels={"what": "Roofline to explore", "format": "HTML"},
+            labels={"what": "Roofline to explore (HTML)"},
         ),
     log:
         "logs/plot.log",
@@ -104,37 +106,37 @@ rule model_time:
             f"{RESULTS}/model_time.html",
             caption=f"{CAPTIONS}/model_time.rst",
             category="Model time",
-            labels={"what": "What to fix first, and steps", "format": "HTML"},
+            labels={"what": "What to fix first, and steps (HTML)"},
         ),
         png=report(
             f"{RESULTS}/model_time.png",
             caption=f"{CAPTIONS}/model_time.rst",
             category="Model time",
-            labels={"what": "Where the time of a step goes", "format": "PNG"},
+            labels={"what": "Where the time of a step goes (PNG)"},
         ),
         svg=report(
             f"{RESULTS}/model_time.svg",
             caption=f"{CAPTIONS}/model_time.rst",
             category="Model time",
-            labels={"what": "Where the time of a step goes", "format": "SVG"},
+            labels={"what": "Where the time of a step goes (SVG)"},
         ),
         steps=report(
             f"{RESULTS}/model_time.csv",
             caption=f"{CAPTIONS}/model_time.rst",
             category="Model time",
-            labels={"what": "Every step", "format": "CSV"},
+            labels={"what": "Every step (CSV)"},
         ),
         ops=report(
             f"{RESULTS}/model_time_ops.csv",
             caption=f"{CAPTIONS}/model_time.rst",
             category="Model time",
-            labels={"what": "Every op of every step", "format": "CSV"},
+            labels={"what": "Every op of every step (CSV)"},
         ),
         headroom=report(
             f"{RESULTS}/headroom.csv",
             caption=f"{CAPTIONS}/headroom.rst",
             category="Model time",
-            labels={"what": "Headroom", "format": "CSV"},
+            labels={"what": "Headroom (CSV)"},
         ),
         paths=ADDED_UP_WITH,
     log:
