@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchlib import journal
-from benchlib.journal import Journal
+from benchlib.journal import Board, Journal
 
 
 def point(T, status="ok"):
@@ -39,11 +39,11 @@ def test_measured_points_stay_and_failures_are_tried_again(tmp_path):
     book = Journal(path, "k", "first").open()
     book.append("point", **point(1))
     book.append("point", **point(2, "failed"))
-    assert {identity[2] for identity in journal.finished_points(book)} == {1, 2}
+    assert {identity[2] for identity in Board(book).refresh().points} == {1, 2}
     book.close()
     later = Journal(path, "k", "second")
-    assert {identity[2] for identity in journal.finished_points(later)} == {1}
-    assert journal.finished_points(later, resume=False) == {}
+    assert {identity[2] for identity in Board(later).refresh().points} == {1}
+    assert Board(later, resume=False).refresh().points == {}
 
 
 def test_a_second_writer_is_refused(tmp_path):

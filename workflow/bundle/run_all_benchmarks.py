@@ -10,6 +10,7 @@ at once, one benchmark on each. The exit code is 1 if a kernel is partial, incor
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -117,16 +118,20 @@ def run(chosen, options, stream=None):
     """Run the kernels, as many at once as there are GPUs; returns {kernel: (status, reason)}."""
     stream = stream or sys.stderr
     # Without a GPU, jobs only find that out: one for each processor.
-    width = len(gpus.choose(gpus.visible(), options.gpus)) or min(4, os.cpu_count() or 1)
+    usable = gpus.choose(gpus.visible(), options.gpus)
+    width = len(usable) or min(4, os.cpu_count() or 1)
     waiting, running, outcomes, stopped = list(chosen), [], {}, []
     if width > 1:  # none should hold up the rest
         waiting = estimate.longest_first(waiting, options.output, journal_of(options))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: stopped.append(number))
-    with Progress(0, "points") as progress:
+    with Progress(0, "points") as progress, contextlib.ExitStack() as queue:
+        queue.enter_context(gpus.awaiting(usable))  # no GPU helps with a kernel while others have not begun
         while (waiting and not stopped) or running:
             while waiting and len(running) < width and not stopped:
                 running.append(Job(waiting.pop(0), options))
+            if not waiting:
+                queue.close()
             time.sleep(POLL)
             for number in stopped[:1]:
                 for job in running:
@@ -184,7 +189,16 @@ def parse(arguments=None):
     supervise.add_arguments(parser)
     options = parser.parse_args(arguments)
     passed = ["--hardware", options.hardware, "--cache", options.cache, "--busy", options.busy]
-    for name in ("start-timeout", "first-timeout", "point-timeout", "gpu-timeout", "crashes", "gpus", "journal"):
+    for name in (
+        "start-timeout",
+        "first-timeout",
+        "point-timeout",
+        "gpu-timeout",
+        "crashes",
+        "gpus",
+        "split",
+        "journal",
+    ):
         value = getattr(options, name.replace("-", "_"))
         passed += [f"--{name}", str(value)] if value is not None else []
     for name in ("batch-sizes", "seq-lens", "kv-lens"):

@@ -16,13 +16,25 @@ def integers(text):
 
 def positive(text):
     """A number above 0. Raises ArgumentTypeError."""
-    try:
-        found = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    found = _number(text)
     if not found > 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
     return found
+
+
+def not_negative(text):
+    """A number of at least 0. Raises ArgumentTypeError."""
+    found = _number(text)
+    if not found >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is below 0")
+    return found
+
+
+def _number(text):
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
 
 
 def at_least_one(text):

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 
-from benchlib import hardware, journal, resolve, sets, text
+from benchlib import gpus, hardware, journal, resolve, sets, text
 from benchlib.arguments import flat, integers
 from benchlib.point import listed, parse_point
 from benchlib.progress import Progress
@@ -70,6 +70,7 @@ def parse(benchmark, run_benchmarks, arguments=None):
     parser.add_argument("--fresh", action="store_true", help="measure again what the journal has")
     parser.add_argument("--journal", metavar="DIR", help="default: journal/ beside the output folder")
     parser.add_argument("--record", metavar="FILE", help="JSON object to put on record with the results")
+    parser.add_argument("--share", action="store_true", help=argparse.SUPPRESS)  # for supervise.py: a second worker
     options = parser.parse_args(arguments)
     options.batch_sizes = flat(options.batch_sizes) or batch_sizes
     options.lens = flat(options.kv_lens if kv else options.seq_lens) or lens
@@ -234,6 +235,8 @@ def measure(benchmark, run_benchmarks, points, options):
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _terminate)
     planned = [(op, point) for op, point, reason in points if not reason]
+    if options.share:
+        return share(benchmark, planned, options)
     finished = {}
     start = time.monotonic()
     with Progress(len(planned), benchmark.kernel) as progress:
@@ -257,6 +260,16 @@ def measure(benchmark, run_benchmarks, points, options):
     else:
         counts = f"{finished.get('measured')} of {finished.get('asked')} points in {passed:.1f} s"
         print(f"{benchmark.kernel}: {finished.get('status')}, {counts}{reason}")
+    return 0
+
+
+def share(benchmark, planned, options):
+    """Measure points for another worker of the same run, from the last one on, until somebody waits for this GPU."""
+    with BenchmarkRun(benchmark, options.output, plan=planned, share=True, **run_options(options)) as run:
+        for op, point in reversed(planned):
+            if gpus.is_awaited(os.environ.get(gpus.HELD)):
+                break
+            run.measure(op, B=point.B, S=point.S, L=point.L)
     return 0
 
 

@@ -3,6 +3,9 @@
 The lock is a flock on a file named after the GPU's UUID, in a folder that all users of the host share. The kernel
 drops it when its last holder is gone, however that ended. The worker inherits it: as long as a worker is on the GPU,
 the GPU stays taken, even when its supervisor was killed.
+
+A second file for each GPU tells whether a benchmark waits for it: those that wait share a lock on it. A worker that
+only helps with another benchmark's points gives way to them.
 """
 
 import contextlib
@@ -15,8 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchlib import nvml
+from benchlib.status import NO_ROOM
 
 LOCK_DIR = "ROOFBENCH_LOCK_DIR"
+# In a worker's environment: key of the GPU that its supervisor holds.
+HELD = "ROOFBENCH_GPU"
 POLICIES = ("report", "wait", "refuse")
 
 
@@ -31,6 +37,11 @@ class Gpu:
     index: int
     uuid: str
     name: str
+
+    @property
+    def key(self):
+        """What its files in the folder of the locks are named after."""
+        return self.uuid or str(self.index)
 
 
 def all_gpus():
@@ -106,6 +117,34 @@ def lock_dir():
     return folder
 
 
+def _open(key, kind):
+    """Open a GPU's file of the folder of the locks. Raises GpuBusy where that cannot be."""
+    previous = os.umask(0)
+    try:
+        path = lock_dir() / f"{key}.{kind}"
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except PermissionError:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # another user's file; a read lock on it excludes as well
+    except OSError as error:
+        if error.errno in NO_ROOM and error.errno != errno.EROFS:
+            raise
+        raise GpuBusy(f"the lock of GPU {key} cannot be opened: {error}. {LOCK_DIR} names another folder") from None
+    finally:
+        os.umask(previous)
+
+
+def _locked(fd, how):
+    """Lock an open file, or return False while others' locks do not allow it."""
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise
+    return True
+
+
 class Lock:
     """A GPU that is held by this process and by those that inherit `fd`."""
 
@@ -115,21 +154,14 @@ class Lock:
     @classmethod
     def try_take(cls, gpu):
         """The lock, or None while another process holds it."""
-        path = lock_dir() / f"{gpu.uuid or gpu.index}.lock"
-        previous = os.umask(0)
+        fd, taken = _open(gpu.key, "lock"), False
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except PermissionError:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # another user's file; a read lock on it excludes as well
+            taken = _locked(fd, fcntl.LOCK_EX)
         finally:
-            os.umask(previous)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(fd)
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                return None
-            raise
+            if not taken:
+                os.close(fd)
+        if not taken:
+            return None
         with contextlib.suppress(OSError):
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
@@ -142,13 +174,39 @@ class Lock:
 def holder(gpu):
     """Process id that took the lock last, or None."""
     try:
-        return int((lock_dir() / f"{gpu.uuid or gpu.index}.lock").read_text().strip() or 0) or None
+        return int((lock_dir() / f"{gpu.key}.lock").read_text().strip() or 0) or None
     except (OSError, ValueError):
         return None
 
 
 @contextlib.contextmanager
-def take_one(gpus, policy="report", timeout=None, poll=2.0, say=lambda text: None):
+def awaiting(gpus):
+    """Let it be known that a benchmark waits for one of these GPUs."""
+    with contextlib.ExitStack() as stack:
+        for gpu in gpus:
+            with contextlib.suppress(GpuBusy, OSError):  # nobody gives way then
+                fd = _open(gpu.key, "waiting")
+                stack.callback(os.close, fd)
+                fcntl.flock(fd, fcntl.LOCK_SH)  # who asks whether somebody waits holds it for a moment only
+        yield
+
+
+def is_awaited(key):
+    """Whether a benchmark waits for a GPU, by its key; false for no GPU."""
+    try:
+        fd = _open(key, "waiting") if key else None
+    except (GpuBusy, OSError):
+        fd = None
+    if fd is None:
+        return False
+    try:
+        return not _locked(fd, fcntl.LOCK_EX)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def take_one(gpus, policy="report", timeout=None, poll=0.5, say=lambda text: None):
     """Hold one of the GPUs: the first that is free. Yields the Lock, or None where the list is empty.
 
     Locks of other benchmarks are always waited for, at most `timeout` seconds. What other programs do on a GPU is
@@ -157,15 +215,16 @@ def take_one(gpus, policy="report", timeout=None, poll=2.0, say=lambda text: Non
     if not gpus:
         yield None
         return
-    lock = _wait(gpus, policy, timeout, poll, say)
+    with contextlib.ExitStack() as queue:
+        lock = _wait(gpus, policy, timeout, poll, say, lambda: queue.enter_context(awaiting(gpus)))
     try:
         yield lock
     finally:
         lock.release()
 
 
-def _wait(gpus, policy, timeout, poll, say):
-    start, said = time.monotonic(), set()
+def _wait(gpus, policy, timeout, poll, say, queue_up):
+    start, said, queued = time.monotonic(), set(), False
 
     def tell(text):
         if text not in said:
@@ -193,6 +252,9 @@ def _wait(gpus, policy, timeout, poll, say):
         if timeout is not None and time.monotonic() - start >= timeout:
             raise GpuBusy(f"no GPU became free in {timeout:.0f} s: {'; '.join(reasons)}")
         tell(f"waiting: {'; '.join(reasons)}")
+        if not queued:
+            queued = True
+            queue_up()
         time.sleep(poll)
 
 

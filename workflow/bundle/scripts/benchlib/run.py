@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchlib import check, hardware, journal, peaks, resolve, results, stack, timing
+from benchlib.gpus import HELD
 from benchlib.model import Point
 from benchlib.point import Context, base_record, measure_point
 from benchlib.results import CACHES, finish
 from benchlib.runtime import get_runtime
 from benchlib.status import ATTEMPT, EXIT_RESTART, classify, overall
 from benchlib.torch_or_none import torch
+
+POLL = 0.05
+# Another worker of this run is checking the op.
+ELSEWHERE = object()
 
 
 class RestartNeeded(SystemExit):
@@ -40,8 +45,9 @@ class RunOptions:
     """How to run. plan: points known beforehand, [(op, Point)]. mode "plan": only collect Planned points.
 
     ops and phase choose among the script's ops. journal_dir None: beside output_dir. resume False: earlier
-    measurements are not used. keep False: neither journal nor results are written. record: facts to put on record.
-    on_point gets each point's record, on_end the run's record.
+    measurements are not used. keep False: neither journal nor results are written. share: this is a second worker,
+    which measures points for the first one's results and writes none. record: facts to put on record. on_point gets
+    each point's record, on_end the run's record.
     """
 
     mode: str = "measure"
@@ -54,6 +60,7 @@ class RunOptions:
     resume: bool = True
     check: bool = True
     keep: bool = True
+    share: bool = False
     command: list | None = None
     record: dict | None = None
     on_point: object = None
@@ -76,11 +83,12 @@ class BenchmarkRun:
         self.benchmark, self.output_dir = benchmark, Path(output_dir)
         self.options = RunOptions(**options)
         self.runtime = get_runtime()
-        self.results, self.records, self.checks = [], [], []
+        self.results, self.records = [], []
         self.planned, self.excluded = [], []
         self.status, self.reason = None, ""
         self.peaks = self.hardware = self.journal = None
         self._seen, self._op_state, self._skip = set(), {}, None
+        self._postponed = []
 
     # What scripts call.
 
@@ -90,9 +98,12 @@ class BenchmarkRun:
         return [op for op in ops if (not wanted or op.name in wanted) and phase in (None, op.phase)]
 
     def measure(self, op, B, S, L=None):
-        """Measure the op at one point; returns its BenchmarkResult, or None where there is none (see `records`)."""
+        """Measure the op at one point; returns its BenchmarkResult, or None where there is none (see `records`).
+
+        None is also returned where another worker is at the point: its record is there when the run is left.
+        """
         point = Point.of(op, B, S, L)
-        identity = (op.name, op.phase, point.B, point.S, point.L)
+        identity = _identity(op, point)
         if identity in self._seen:
             return None
         self._seen.add(identity)
@@ -105,15 +116,15 @@ class BenchmarkRun:
             return None
         self.planned.append((op, point))
         record = self._measure(op, point)
-        record = finish(record, self.options.cache, self.hardware, self.peaks)
         self.records.append(record)
-        result = None
-        if record["status"] == "ok":
-            result = results.from_record(record)
-            self.results.append(result)
-        if self.options.on_point:
+        if record is None:
+            self._postponed.append((len(self.records) - 1, op, point))
+        elif self.options.on_point:
             self.options.on_point(record)
-        return result
+        if record is None or record["status"] != "ok":
+            return None
+        self.results.append(results.from_record(record))
+        return self.results[-1]
 
     # Opening.
 
@@ -137,9 +148,8 @@ class BenchmarkRun:
         reference = check.reference_of(self.benchmark.catalogue) if self.runtime.checks else None
         self.context = Context(self.benchmark, self.kernel, self.runtime, timing.Evictor(self.runtime), reference)
         # A worker that dies cannot write its sidecar: what the supervisor then needs is here.
-        self.journal.append("ready", run=self.run_record(None, "", 0, 0, 0))
-        self._done = journal.finished_points(self.journal, self.options.resume)
-        self._checked = journal.finished_checks(self.journal, self.options.resume)
+        run = None if self.options.share else self.run_record(None, "", 0, 0, 0)
+        self.journal.append("ready", run=run)
         return self
 
     def _open_journal(self):
@@ -158,9 +168,13 @@ class BenchmarkRun:
         )
         attempt = os.environ.get(ATTEMPT) or f"{time.time():.3f}-{os.getpid()}"
         path = journal.path_of(where, self.benchmark.kernel) if files else None
-        self.journal = journal.Journal(path, key, attempt).open()
-        self.journal.append("attempt", pid=os.getpid(), device=device)
-        if options.plan is not None:
+        self.journal = journal.Journal(path, key, attempt).open(lock=ATTEMPT not in os.environ)
+        self._board = journal.Board(self.journal, options.resume)
+        if options.share and self._board.refresh().plan is None:
+            self._stop("unavailable", "no other worker of this run has this script, stack and device")
+            return
+        self.journal.append("attempt", pid=os.getpid(), device=device, gpu=os.environ.get(HELD))
+        if options.plan is not None and not options.share:
             self.journal.append("plan", points=[[op.name, op.phase, p.B, p.S, p.L] for op, p in options.plan])
 
     def _stack(self):
@@ -189,17 +203,29 @@ class BenchmarkRun:
     # One point.
 
     def _measure(self, op, point):
+        """The point's record, ready for the sidecar; None while another worker is at it."""
+        record = self._record_of(op, point)
+        return record and finish(record, self.options.cache, self.hardware, self.peaks)
+
+    def _record_of(self, op, point):
         base = base_record(self.benchmark, op, point)
         if self._skip:
             return self._not_measured(op, point, base, *self._skip)
-        earlier = self._done.get((op.name, op.phase, point.B, point.S, point.L))
+        identity = _identity(op, point)
+        earlier = self._board.refresh().points.get(identity)
         if earlier is not None:
             return {**base, **journal.bare(earlier)}
+        if self._board.incorrect:
+            self._is_incorrect(self._board.incorrect)
+            return self._not_measured(op, point, base, *self._skip)
+        if self._board.elsewhere(identity):
+            return None
         problem = self._check(op, point)
         if self._skip:
             return self._not_measured(op, point, base, *self._skip)
         where = {"op": op.name, "phase": op.phase, "B": point.B, "S": point.S, "L": point.L}
-        self.journal.append("start", **where)
+        if problem is ELSEWHERE or not self._board.begin("start", **where):
+            return None
         if problem:
             return self._end_point({**base, "status": "failed", "reason": problem})
         start = time.perf_counter()
@@ -211,6 +237,29 @@ class BenchmarkRun:
         # Points of one table may come from several runs, and from several GPUs of one type.
         source = {"date": _now(), "gpu_uuid": self.runtime.properties().uuid}
         return self._end_point({**record, "status": "ok", "seconds": seconds, **source})
+
+    def _gather(self):
+        """See to the points that another worker was at: take what it measured, measure what it left."""
+        waiting = False
+        while self._postponed:
+            left = [entry for entry in self._postponed if not self._settle(*entry)]
+            if self.options.share:
+                left = [entry for entry in left if not self._board.elsewhere(_identity(*entry[1:]))]
+            if len(left) == len(self._postponed):
+                if not waiting:
+                    self.journal.append("waiting")
+                time.sleep(POLL)
+            waiting = len(left) == len(self._postponed)
+            self._postponed = left
+
+    def _settle(self, place, op, point):
+        record = self._measure(op, point)
+        if record is None:
+            return False
+        self.records[place] = record
+        if self.options.on_point:
+            self.options.on_point(record)
+        return True
 
     def _end_point(self, record):
         record = {"type": "point", **record}
@@ -247,7 +296,10 @@ class BenchmarkRun:
     # Checks.
 
     def _check(self, op, point):
-        """Check the op before its first point. Returns why its points cannot be trusted, or None."""
+        """Check the op before its first point. Returns why its points cannot be trusted, or None.
+
+        ELSEWHERE means that another worker is about to find out.
+        """
         if not self.options.check or not self.runtime.checks:
             return None
         if self.context.reference is None:
@@ -263,6 +315,8 @@ class BenchmarkRun:
                 smaller = [p for p in points if p.T * max(1, p.L) < chosen.T * max(1, chosen.L)]
                 fallback = sorted(smaller, key=lambda p: -p.T * max(1, p.L)) if size == "large" else []
                 problem = self._check_at(op, size, [chosen, *fallback])
+                if problem is ELSEWHERE:
+                    return problem
                 if problem or self._skip:
                     break
             self._op_state[identity] = problem
@@ -271,15 +325,18 @@ class BenchmarkRun:
     def _check_at(self, op, size, candidates):
         """Check at the first of the candidates that fits into memory."""
         identity = (op.name, op.phase, size)
-        earlier = self._checked.get(identity)
+        earlier = self._board.refresh().checks.get(identity)
         if earlier is not None:
-            self.checks.append({**journal.bare(earlier), "type": "check"})
-            return None if earlier["status"] == "ok" else f"the check at the {size} point {earlier['reason']}"
+            if earlier["status"] == "incorrect":
+                self._is_incorrect(earlier)
+                return None
+            return None if earlier["status"] == "ok" else f"the check at the {size} point failed: {earlier['reason']}"
         reason = "had no point"
         for point in candidates:
             where = {"op": op.name, "phase": op.phase, "size": size, **point._asdict()}
             seed = check.fresh_seed()
-            self.journal.append("check", **where, seed=seed)
+            if not self._board.begin("check", **where, seed=seed):
+                return ELSEWHERE
             found = {**where, "seed": seed, "status": "ok", "reason": ""}
             try:
                 mismatches, errors = check.run_check(
@@ -299,15 +356,23 @@ class BenchmarkRun:
                 self._survive(error, reason)
                 if status == "oom":
                     continue
-                self.checks.append({"type": "check", **found})
                 return f"the check at the {size} point failed: {reason}"
             self.journal.append("check_end", **found)
-            self.checks.append({"type": "check", **found})
             if found["status"] == "incorrect":
-                place = f"{op.name} ({op.phase}, B={point.B} S={point.S} L={point.L}, seed {seed})"
-                self._stop("incorrect", f"{place}: {found['reason']}")
+                self._is_incorrect(found)
             return None
         return f"could not be checked: {reason}"
+
+    def _is_incorrect(self, found):
+        place = "{op} ({phase}, B={B} S={S} L={L}, seed {seed})".format(**found)
+        self._stop("incorrect", f"{place}: {found['reason']}")
+
+    def _checks(self):
+        """The checks' records for the sidecar, whoever made them, in the order of the ops."""
+        order = list(dict.fromkeys((op.name, op.phase) for op, _ in self.planned))
+        found = [{**journal.bare(record), "type": "check"} for record in self._board.refresh().checks.values()]
+        known = [record for record in found if (record["op"], record["phase"]) in order]
+        return sorted(known, key=lambda one: (order.index((one["op"], one["phase"])), one["size"] != "small"))
 
     # Closing.
 
@@ -319,20 +384,30 @@ class BenchmarkRun:
         if self.options.mode == "plan":
             return False
         try:
-            if kind is None or not issubclass(kind, RestartNeeded):
-                self.write(interrupted=kind is not None)
+            if kind is None:
+                self._gather()
+        except BaseException as error:
+            kind = type(error)
+            raise
         finally:
-            if self.journal:
-                self.journal.close()
+            try:
+                if not self.options.share and (kind is None or not issubclass(kind, RestartNeeded)):
+                    self.write(interrupted=kind is not None)
+            finally:
+                if self.journal:
+                    self.journal.close()
         return False
 
     def write(self, interrupted=False):
         """Write CSV and sidecar from what is known now."""
+        seen = {_identity(op, point) for _, op, point in self._postponed}
+        self.records = [record for record in self.records if record is not None]
+        self.results = [results.from_record(record) for record in self.records if record["status"] == "ok"]
         if self.status == "incorrect":
             self.results = []
             self.records = [_withheld(record) for record in self.records]
         asked = self.options.plan if self.options.plan is not None else self.planned
-        rest = [(op, point) for op, point in asked if (op.name, op.phase, point.B, point.S, point.L) not in self._seen]
+        rest = [(op, point) for op, point in asked if _identity(op, point) not in self._seen - seen]
         why = ("not_measured", "the run was interrupted" if interrupted else "not reached")
         records = [*self.records]
         for op, point in rest:
@@ -348,7 +423,7 @@ class BenchmarkRun:
         self.status, self.reason = status, reason
         self.run = run
         if self.options.keep:
-            everything = [*self.checks, *records, *excluded]
+            everything = [*self._checks(), *records, *excluded]
             results.write(self.output_dir, self.benchmark.kernel, run, everything, self.results)
         self.journal.append("end", status=status, reason=reason, interrupted=interrupted)
         if self.options.on_end:
@@ -394,6 +469,10 @@ class BenchmarkRun:
                 **(options.record or {}),
             },
         }
+
+
+def _identity(op, point):
+    return (op.name, op.phase, point.B, point.S, point.L)
 
 
 def _now():
