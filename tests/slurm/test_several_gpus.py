@@ -1,6 +1,8 @@
 """`snakemake all` on a host with several GPUs and no Slurm; GPUs and kernels are those of fake_gpu/."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +35,78 @@ def test_all_visible_gpus_are_used_and_none_is_shared(fresh):
     assert overlaps(intervals)
 
 
+def by_hand(project, *arguments):
+    """run_all_benchmarks.py in a project; returns what it said."""
+    tool = project.file("deepseek_kernel_benchmarks/run_all_benchmarks.py")
+    done = subprocess.run(
+        [sys.executable, tool, *arguments],
+        env={**os.environ, **project.environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def check_that_it_was_split(project, kernel):
+    """Several GPUs measured a kernel, each point once, and its results are those of one GPU in order and number."""
+    intervals = project.intervals()
+    check_that_gpus_were_not_shared(intervals)
+    own = [interval for interval in intervals if interval["kernel"] == kernel]
+    assert len({interval["gpu"] for interval in own}) >= 2, "no second GPU helped"
+    passed = max(one["end"] for one in own) - min(one["start"] for one in own)
+    assert passed < 0.8 * sum(one["end"] - one["start"] for one in own)
+    points = project.points(kernel)
+    assert len(points) == len(set(points)) == 6
+    lines = project.file(f"{RESULTS}/{kernel}.jsonl").read_text().splitlines()
+    records = [record for record in map(json.loads, lines) if record["type"] == "point"]
+    spec = json.loads(project.file(f"results/specs/{kernel}.json").read_text())
+    order = {op["phase"]: [(op["phase"], point["B"], point["S"]) for point in op["points"]] for op in spec["ops"]}
+    found = [(record["phase"], record["B"], record["S"]) for record in records]
+    assert sorted(found) == sorted(sum(order.values(), []))
+    for phase, expected in order.items():
+        assert [entry for entry in found if entry[0] == phase] == expected
+    assert set(project.statuses().values()) == {"ok"}
+    assert project.locks_are_free()
+
+
+def test_idle_gpus_help_with_a_long_kernel(fresh):
+    fresh.behaviour(rmsnorm={"sleep": 1.0})
+    all_on(fresh, "--config", "kernels=rmsnorm", ROOFBENCH_SPLIT="0.5")
+    check_that_it_was_split(fresh, "rmsnorm")
+
+
+def test_a_gpu_helps_when_no_kernel_waits_for_it_any_more(fresh):
+    fresh.run("verify")  # of all kernels, for run_all_benchmarks.py to know them
+    fresh.behaviour(rmsnorm={"sleep": 2.5})
+    by_hand(fresh, "--split", "0.5", "--gpus", "0,1")
+    check_that_it_was_split(fresh, "rmsnorm")
+    begun = {}
+    for interval in fresh.intervals():
+        begun.setdefault((interval["kernel"], interval["gpu"]), interval["start"])
+    first, second = sorted(start for (kernel, _), start in begun.items() if kernel == "rmsnorm")
+    others = [start for (kernel, _), start in begun.items() if kernel != "rmsnorm"]
+    assert first < max(others) < second
+
+
+def test_what_took_longest_the_last_time_begins_first(fresh):
+    fresh.behaviour(topk_sigmoid={"sleep": 0.5}, silu_and_mul={"sleep": 0.2})
+    by_hand(fresh, "--split", "0")
+    shown = fresh.run("-n", "all", "--quiet", "host").output
+    found = re.findall(r"rule run_benchmark:.*?wildcards: kernel=(\w+).*?priority: ([\d.]+)", shown, re.DOTALL)
+    order = [kernel for kernel, _ in sorted(found, key=lambda entry: -float(entry[1]))]
+    assert order == ["topk_sigmoid", "silu_and_mul", "rmsnorm"]
+    (fresh.fake / "intervals.jsonl").unlink()
+    by_hand(fresh, "--fresh", "--split", "0", "--gpus", "0,1")
+    begun = {}
+    for interval in fresh.intervals():
+        begun.setdefault(interval["kernel"], interval["start"])
+    assert max(begun, key=begun.get) == "rmsnorm"
+
+
 def test_only_the_chosen_gpus_are_used(fresh):
     fresh.behaviour(**{kernel: {"sleep": 0.2} for kernel in fresh.kernels})
     all_on(fresh, "--config", "gpus=0,2")
@@ -58,7 +132,7 @@ def test_two_runs_at_once_never_share_a_gpu(fresh, tmp_path):
         stderr=subprocess.DEVNULL,
     )
     with_snakemake = fresh.start("all", "--cores", "8", "--config", "gpus=0,1")
-    assert (alone.wait(timeout=300), with_snakemake.wait(timeout=300)) == (0, 0)
+    assert (alone.wait(timeout=300), with_snakemake.wait(timeout=300)) == (0, 0), fresh.file("output").read_text()
     intervals = fresh.intervals()
     assert {interval["gpu"] for interval in intervals} == {"0", "1"}
     assert len({interval["worker"] for interval in intervals}) == 6

@@ -205,7 +205,8 @@ def test_the_command_line_finds_the_spec_by_the_kernels_name(generated, tmp_path
     assert "nothing.py" in said and "Traceback" not in said
 
 
-def test_the_bundle_is_verified(generated, tmp_path):
+def test_the_bundle_is_verified(generated, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOFBENCH_GPUS", "0,2")  # as `--config gpus=0,2` does for the benchmarks
     from roofbench.verify.bundle import ORCHESTRATOR, check_bundle, kernels_of, lists
     from roofbench.verify.findings import Report
 

@@ -101,7 +101,8 @@ def run_program(path, arguments, folder):
     """(exit status, output) of a program of the bundle, with no GPU in sight; status None where it was stopped."""
     folder.mkdir(parents=True, exist_ok=True)
     environment = {
-        **os.environ,
+        # without the GPUs that the configuration names for the benchmarks
+        **{name: value for name, value in os.environ.items() if not name.startswith("ROOFBENCH_")},
         "CUDA_VISIBLE_DEVICES": "",
         "HOME": str(folder),
         "TMPDIR": str(folder),

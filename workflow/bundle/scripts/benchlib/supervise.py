@@ -379,7 +379,7 @@ class Helpers:
             book = journal.Journal(self.supervisor.book.path, key, self.supervisor.attempt)
             self._board = journal.Board(book, "--fresh" not in self.supervisor.arguments)
         left = self._board.refresh().untouched()
-        if len(left) < 2 * (workers + 1):
+        if len(left) <= workers:
             return False
         seconds = self._seconds_of(left)
         # Alone they take seconds / workers; with one more, (seconds + start) / (workers + 1).
