@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from project import ops_file
 
 
 def test_from_nothing_everything_is_made_and_verified(project):
@@ -30,19 +31,24 @@ def test_a_wrong_script_is_named_with_its_line_and_the_way_out(project):
     assert "bench_rmsnorm.py:" in run.output
     assert "--config exclude=rmsnorm" in run.output
     assert "Traceback" not in run.output
+    said = run.output[run.output.index("verify_script rmsnorm failed: see logs/verify/rmsnorm.log") :]
+    assert "bench_rmsnorm.py:" in said, "the finding stands last, above Snakemake's own last lines"
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    ("settings", "messages"),
     [
-        ("kernels=rmsnrom", "Did you mean rmsnorm?"),
-        ("seq_lens=abc", "seq_lens"),
-        ("kernel=rmsnorm", "Did you mean"),
-        ("ops_file=results/nosuch.md", "does not exist"),
-        ("hardware=H2000", "Did you mean H200?"),
+        (["kernels=rmsnrom"], ["kernels: rmsnrom is not in", "Did you mean rmsnorm?"]),
+        (["seq_lens=abc", "kernel=rmsnorm"], ["--config: error: seq_lens[0]", "Did you mean kernels?"]),
+        (
+            ["ops_file=bad.md", "batch_sizes=3"],
+            ["bad.md:9: error: Lq: the value of Lq is not a number: 'x1536'", "1 error"],
+        ),
     ],
 )
-def test_a_wrong_setting_is_one_clear_message(project, setting, message):
-    output = project.run("verify", "--config", setting, status=1).output
-    assert message in output
-    assert "Traceback" not in output
+def test_mistakes_end_in_our_words_alone_before_anything_begins(project, settings, messages):
+    project.file("bad.md").write_text(ops_file(Lq="x1536"))
+    output = project.run("verify", "--config", *settings, status=1).output
+    for message in messages:
+        assert message in output
+    assert not [part for part in ("Traceback", "Exception", "WorkflowError", "Building DAG") if part in output]

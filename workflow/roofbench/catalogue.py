@@ -1,5 +1,6 @@
 """The kernel catalogue: one YAML file for each kernel, checked when it is loaded."""
 
+from functools import cached_property
 from pathlib import Path
 
 from . import grammar
@@ -70,6 +71,23 @@ class Entry:
         for name, value in options.items():
             text = text.replace("{" + name + "}", value)
         return text
+
+    @cached_property
+    def dims(self):
+        """Names that expressions of the entry may use, in the order in which they are bound."""
+        dims = dict.fromkeys(RESERVED)
+        for option in self.options.values():
+            for value in option["values"].values():
+                dims.update(dict.fromkeys(value))
+        dims.update(dict.fromkeys(self.data["shapes"].get("symbols", {})))
+        for side in ("inputs", "outputs"):
+            for tensor in self.data["shapes"].get(side, []):
+                for dim in tensor["dims"]:
+                    try:
+                        dims.update(dict.fromkeys(grammar.free_names(dim)))
+                    except GrammarError:
+                        continue
+        return tuple(dims)
 
     def line(self, *keys):
         return self.document.line(*keys)
@@ -158,26 +176,9 @@ def _load(path, problems):
     return entry if len(problems.errors) == before else None
 
 
-def known_dims(entry):
-    """Names that expressions of the entry may use, in the order in which they are bound."""
-    dims = dict.fromkeys(RESERVED)
-    for option in entry.options.values():
-        for value in option["values"].values():
-            dims.update(dict.fromkeys(value))
-    dims.update(dict.fromkeys(entry.data["shapes"].get("symbols", {})))
-    for side in ("inputs", "outputs"):
-        for tensor in entry.data["shapes"].get(side, []):
-            for dim in tensor["dims"]:
-                try:
-                    dims.update(dict.fromkeys(grammar.free_names(dim)))
-                except GrammarError:
-                    continue
-    return list(dims)
-
-
 def _check(entry, problems):
     """Every expression parses and uses only dimensions that are bound."""
-    dims = known_dims(entry)
+    dims = entry.dims
 
     def expression(text, keys, names=dims):
         try:

@@ -295,10 +295,14 @@ def evaluate(expr, env):
 
 def free_names(expr):
     """Names in the order of their first appearance."""
-    node = parse(expr)
+    return list(_free_names(parse(expr)))
+
+
+@lru_cache(maxsize=8192)
+def _free_names(node):
     if isinstance(node, Name):
-        return [node.name]
-    return list(dict.fromkeys(name for child in _children(node) for name in free_names(child)))
+        return (node.name,)
+    return tuple(dict.fromkeys(name for child in _children(node) for name in _free_names(child)))
 
 
 def functions_used(expr):

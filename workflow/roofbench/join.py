@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import grammar
-from .catalogue import RESERVED, known_dims
+from .catalogue import RESERVED
 from .documents import validate_data
 from .errors import UserError, did_you_mean, nearest
 from .grammar import GrammarError
@@ -422,7 +422,7 @@ class _Join:
         """One op of a spec: dimensions, columns of each point, and points that the kernel cannot run."""
         if entry.sweep == "kv" and use.phase == PREFILL:
             raise _Conflict("this kernel sweeps KV lengths, which only decode has")
-        names = [name for name in known_dims(entry) if name not in RESERVED]
+        names = [name for name in entry.dims if name not in RESERVED]
         config = self.config
         dims, points, outside = None, [], []
         for point in sweep_points(use.phase, entry.sweep, config.batch_sizes, config.seq_lens, config.kv_lens):
@@ -511,7 +511,7 @@ class _Join:
             if len(left) == len(pending):
                 break
             pending = left
-        missing = [name for name in known_dims(entry) if name not in bound]
+        missing = [name for name in entry.dims if name not in bound]
         if missing:
             raise _Conflict(f"the shapes do not give {', '.join(missing)} ({_describe(entry)})")
         return bound

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from .. import grammar
 from ..documents import read_text
@@ -444,6 +445,7 @@ def _check_tensor(row, ops, values, note, title, tensor):
     return True
 
 
+@lru_cache(maxsize=4096)
 def symbolic_side(tensor):
     """The side of `[..] = [..]` that holds most of the symbols, so that overridden symbols take effect."""
     return max(tensor.sides, key=lambda side: sum(len(grammar.free_names(dim)) for dim in side))
