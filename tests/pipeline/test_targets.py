@@ -91,7 +91,7 @@ def test_every_category_of_the_report_opens(project, tmp_path):
         pytest.skip("no chromium: apt-get install chromium")
     expected = {
         "Kernels": ["Every measured point (CSV)", "Summary (HTML)"],
-        "Roofline": ["Roofline (PNG)", "Roofline (SVG)", "Roofline to explore (HTML)"],
+        "Roofline": ["Roofline (PNG)", "Roofline (SVG)"],
         "Model time": ["Headroom (CSV)", "What to fix first, and steps (HTML)"],
     }
     leaf = "[...document.querySelectorAll('*')].find(e => !e.children.length && e.textContent.trim() === {!r})"
@@ -105,10 +105,16 @@ def test_every_category_of_the_report_opens(project, tmp_path):
             tab.click_on(leaf.format(category))
             for title in titles:
                 tab.wait(f"!!{leaf.format(title)}")
-            page = titles[-1]
-            if page.endswith("(HTML)"):
-                tab.ask(f"{leaf.format(page)}.closest('tr').querySelector('a').click()")
-                tab.wait("!!document.querySelector('iframe')")
+            shown = titles[-1]
+            tab.ask(f"{leaf.format(shown)}.closest('tr').querySelector('a').click()")
+            if shown.endswith("(HTML)"):
+                # A page inside of another one is blank where its address is too long for the browser.
+                tab.wait("(document.querySelector('iframe') || {}).src")
+                assert tab.ask("document.querySelector('iframe').src.length") < 2 * 2**20
+            else:
+                tab.wait(
+                    "[...document.querySelectorAll('img')].some(i => i.src.startsWith('data:') && i.naturalWidth > 500)"
+                )
             assert tab.errors == []
 
 
