@@ -16,7 +16,7 @@ from pathlib import Path
 
 from _bootstrap import ROOT
 from roofbench.errors import UserError, run_cli
-from roofbench.render import seal, write_generated
+from roofbench.generated import seal, write_generated
 from roofbench.state import is_edited_copy
 
 SOURCE = ROOT / "workflow" / "bundle"

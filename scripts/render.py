@@ -15,7 +15,8 @@ import yaml
 
 from _bootstrap import ROOT
 from roofbench.errors import run_cli
-from roofbench.render import render_kernel, write_generated
+from roofbench.generated import write_generated
+from roofbench.render import render_kernel
 
 
 def main(argv=None):

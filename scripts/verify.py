@@ -42,7 +42,6 @@ def main(argv=None):
         parser.error("--stamp needs --script and --spec")
 
     from roofbench.verify.check import Verifier, find_spec, verify_file
-    from roofbench.verify.findings import plural
 
     if options.bundle:
         from roofbench.verify.bundle import verify_bundle

@@ -9,7 +9,7 @@ from run_all_benchmarks import choose
 
 from roofbench import state
 from roofbench.errors import UserError
-from roofbench.render import seal
+from roofbench.generated import seal
 
 NOW = {"executor": "local", "devices": [], "packages": {"torch": "2.11"}, "settings": {"cache": "cold"}}
 MANIFEST = {name: {"kernel": name, "catalogue": name.upper()} for name in ("a", "b", "c")}

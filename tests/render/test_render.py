@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from roofbench import render
+from roofbench import generated, render
 from roofbench.errors import UserError
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "workflow" / "templates"
@@ -115,22 +115,22 @@ def test_missing_template_is_named():
 
 
 def test_seal_fits_only_what_it_sealed():
-    text = render.seal("print(1)\n")
-    assert render.is_ours(text)
-    assert not render.is_ours(text.replace("1", "2"))
-    assert not render.is_ours(text + "\n")
-    assert not render.is_ours("print(1)\n")
+    text = generated.seal("print(1)\n")
+    assert generated.is_ours(text)
+    assert not generated.is_ours(text.replace("1", "2"))
+    assert not generated.is_ours(text + "\n")
+    assert not generated.is_ours("print(1)\n")
 
 
 def test_a_persons_file_is_kept_and_ours_is_replaced(tmp_path):
     path = tmp_path / "bench.py"
-    assert render.write_generated(path, render.seal("a = 1\n")) == "written"
-    assert render.write_generated(path, render.seal("a = 2\n")) == "written"
+    assert generated.write_generated(path, generated.seal("a = 1\n")) == "written"
+    assert generated.write_generated(path, generated.seal("a = 2\n")) == "written"
     path.write_text(path.read_text().replace("a = 2", "a = 3"))
-    assert render.write_generated(path, render.seal("a = 4\n")) == "kept"
+    assert generated.write_generated(path, generated.seal("a = 4\n")) == "kept"
     assert "a = 3" in path.read_text()
-    assert render.write_generated(path, render.seal("a = 4\n"), overwrite=True) == "written"
-    assert render.write_generated(path, render.seal("a = 4\n")) == "unchanged"
+    assert generated.write_generated(path, generated.seal("a = 4\n"), overwrite=True) == "written"
+    assert generated.write_generated(path, generated.seal("a = 4\n")) == "unchanged"
     assert [p.name for p in tmp_path.iterdir()] == ["bench.py"]
 
 

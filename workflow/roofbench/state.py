@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from roofbench.errors import UserError, did_you_mean
+from roofbench.generated import is_ours
 
 FAILURES = ("partial", "incorrect", "failed", "timeout")
 PACKAGES = ("torch", "triton", "sgl-kernel", "sglang-kernel", "sglang", "flashinfer-python", "flashinfer-cubin")
@@ -122,8 +123,6 @@ def for_jobs(settings):
 
 def is_edited(path):
     """Whether a Python file stands there that is not as it was generated. Other files have no hash in them."""
-    from roofbench.render import is_ours  # here, because jinja2 takes a tenth of a second
-
     path = Path(path)
     return path.suffix == ".py" and path.is_file() and not is_ours(path.read_text(errors="replace"))
 

@@ -22,7 +22,7 @@ rule render_script:
         entry=of_catalogue("config/kernels/{catalogue}.yaml"),
         template=of_catalogue("workflow/templates/kernels/{catalogue}.py.j2"),
         base="workflow/templates/base.py.j2",
-        code=["scripts/render.py", "workflow/roofbench/render.py", "workflow/roofbench/grammar.py"],
+        code=["scripts/render.py", *(f"workflow/roofbench/{name}.py" for name in ("render", "generated", "grammar"))],
     output:
         update(SCRIPT),
     log:

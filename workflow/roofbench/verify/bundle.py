@@ -10,7 +10,7 @@ from pathlib import Path
 
 from roofbench.errors import UserError, plural
 from roofbench.verify.check import SCHEMA_VERSION, sha256, shown
-from roofbench.verify.findings import Place, Report, plural
+from roofbench.verify.findings import Place, Report
 from roofbench.verify.metrics import COLUMNS
 from roofbench.verify.source import TEMPLATE_MARK
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from roofbench.errors import plural
+
 FAMILIES = {
     "syntax": "the script compiles and holds no leftover template marks",
     "imports": "the kernel and its helpers exist in every stack, from a provider that the catalogue allows",
@@ -69,11 +71,6 @@ class Finding:
         if self.source:
             lines.append(f"    from      {self.source}")
         return "\n".join(lines)
-
-
-def plural(number, noun):
-    """ "1 finding", "2 findings"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 class Report:
