@@ -88,6 +88,18 @@ def test_every_failure_of_a_script_comes_out_in_one_run(verify):
         ("bmm_fp8", "rng.fp8((Nb, T, Kd))", "rng.zeros((Nb, T, Kd), torch.float8_e4m3fn)", "shapes.random"),
         ("bmm_fp8", "rng.fp8((Nb, N, Kd))", "rng.full((Nb, N, Kd), 1, torch.float8_e4m3fn)", "shapes.random"),
         ("topk_softmax", "rng.normal((T, E), dtype=torch.float32)", "torch.randn(T, E)", "shapes.device"),
+        ("dsv3_fused_a_gemm", "weight.T", "weight.mul_(0).T", "shapes.random"),
+        ("dsv3_fused_a_gemm", "Random(device, seed)", "Random(device, 0)", "shapes.seed"),
+        ("prepare_moe_input", "topk, ROUTING)", 'topk, "balanced")', "shapes.value"),
+        ("topk_softmax", "    return {", "    if not rng.device.type:\n        T = 1\n    return {", "shapes.branch"),
+        ("bmm_fp8", "rng.full((1,), A_SCALE, torch.float32)", "rng.zeros((1,), torch.float32)", "shapes.random"),
+        ("bmm_fp8", "    kernel(", '    if "n" in x:\n        return\n    x["n"] = 1\n    kernel(', "kernel-call.repeat"),
+        ("trtllm_fp4_block_scale_moe", "    warm_up=warm_up,\n", "", "kernel-call.helper"),
+        ("bmm_fp8", "    kernel(", "    torch.cuda.set_stream(torch.cuda.Stream())\n    kernel(", "kernel-call.stream"),
+        ("bmm_fp8", "OPS = (", "import benchlib_extras\n\nOPS = (", "imports.module"),
+        ("bmm_fp8", "output_dir, **options)", 'output_dir, cache="warm", **options)', "output.options"),
+        ("bmm_fp8", "run_benchmarks))\n", 'run_benchmarks, ["--cache", "warm"]))\n', "output.cli"),
+        ("bmm_fp8", "    return run.results", '    open(output_dir + "/b", "w")\n    return run.results', "output.others"),
         ("cutlass_mla_decode", "page_table(rng, B, pages)", "page_table(rng, B, pages) // 2", "shapes.value"),
         ("cutlass_mla_decode", "B, num_kv_splits=NUM_KV_SPLITS)", "B, NUM_KV_SPLITS)", "shapes.value"),
         ("cutlass_mla_decode", "pages * PAGE, B, num", "B, pages * PAGE, num", "shapes.value"),
@@ -150,11 +162,50 @@ def test_a_script_that_misbehaves_is_stopped(verify, change, check):
         "try:\n    open('/tmp/roofbench-not-here', 'w')\nexcept OSError:\n    pass",
         "import benchlib.timing\nbenchlib.timing.warm_up = print",
         "import sys\nsys.modules['roofbench.verify.session'].Session.fail = print",
+        "from benchlib import timing\ntiming.COLD = timing.WARM",
+        "import time\ntime.perf_counter = time.time",
+        "import os\nos.environ['CUDA_VISIBLE_DEVICES'] = '0'",
+        "open('/etc/hostname').read()",
     ],
 )
 def test_what_a_script_hides_is_found(verify, change):
     report = verify("dsv3_fused_a_gemm", ('KERNEL = "', f'{change}\nKERNEL = "'))
     assert "output.isolation" in checks(report), report.text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "check"),
+    [
+        ("OPS = (", "import os\nN = os.environ.get('N')\nOPS = (", "output.isolation"),
+        ("weight.T", "weigth.T", "shapes.build"),
+        ("weight.T", "weight[:, :64].T", "shapes.shape"),
+        ("Kd=7168", "Kd=7232", "shapes.dims"),
+        ("for B in batch_sizes]", "for B in batch_sizes[1:]]", "loops.missing"),
+    ],
+)
+def test_one_cause_is_one_finding_with_its_line_and_origin(verify, generated, old, new, check):
+    report = verify("dsv3_fused_a_gemm", (old, new))
+    assert checks(report) == {check} and len(report.findings) == 1, report.text()
+    finding = only(report, check)
+    assert finding.place.line and (finding.source or finding.expected == "no exception")
+    assert "1 findings" not in report.text() and "1 other points" not in report.text()
+
+
+def test_a_wrapper_that_hides_errors_of_the_kernel_is_found(verify):
+    call = 'kernel(x["A"], x["B"], x["A_scale"], x["B_scale"], torch.bfloat16, out=x["out"])'
+    hidden = f"try:\n        {call}\n    except RuntimeError:\n        pass"
+    assert "kernel-call.error" in checks(verify("bmm_fp8", (call, hidden)))
+
+
+def test_sets_that_share_memory_are_found(verify):
+    report = verify(
+        "dsv3_fused_a_gemm",
+        ("weight = rng.normal(", "weight = SHARED.setdefault(0, rng.normal("),
+        ("std=Kd**-0.5)", "std=Kd**-0.5))"),
+        ('KERNEL = "', 'SHARED = {}\nKERNEL = "'),
+    )
+    finding = only(report, "shapes.shared")
+    assert "30.3 MB" in finding.found and "docs/measurement.md" in finding.source
 
 
 def test_a_cost_that_is_wrong_is_shown_where_it_is_most_wrong(verify):
