@@ -78,6 +78,19 @@ def check_ids(argument, ids, d, kind=None):
     yield from spread or check_kind(argument, counts, d, kind)
 
 
+def counts_of_ids(call, d):
+    """A contract's counts() where the kernel is given topk_ids: experts that have rows."""
+    ids = call.values.get("topk_ids")
+    return {} if ids is None else {"active_experts": int(ids.unique().numel())}
+
+
+def check_given_ids(call, d):
+    """A contract's check() where the kernel is given topk_ids: distinct in a token, and spread."""
+    ids = call.values.get("topk_ids")
+    if ids is not None:
+        yield from check_ids("topk_ids", ids, d, getattr(call, "routing", None))
+
+
 def check_row_counts(argument, counts, d, kind=None):
     """Rows per expert [E] must sum to T*topk, and no expert can have more rows than there are tokens."""
     T, R = d["T"], d["T"] * d["topk"]

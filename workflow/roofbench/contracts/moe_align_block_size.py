@@ -8,14 +8,5 @@ def flops(d):
     return 0
 
 
-def counts(call, d):
-    """Experts that have rows."""
-    ids = call.values.get("topk_ids")
-    return {} if ids is None else {"active_experts": int(ids.unique().numel())}
-
-
-def check(call, d):
-    """Ids are experts, distinct within a token and spread."""
-    ids = call.values.get("topk_ids")
-    if ids is not None:
-        yield from _routed.check_ids("topk_ids", ids, d, getattr(call, "routing", None))
+counts = _routed.counts_of_ids
+check = _routed.check_given_ids
