@@ -62,3 +62,14 @@ def test_the_edited_script_of_a_removed_kernel_stays(project):
     project.write(("rmsnorm",), Lq=1024)
     assert "kept" in project.run("generate").output
     assert project.script("silu_and_mul").exists()
+
+
+def test_an_edited_copy_of_data_is_set_aside_and_made_again(project):
+    copy = project.file(f"{BUNDLE}/scripts/benchlib/hardware.json")
+    text = copy.read_text()
+    copy.write_text(text.replace("H200", "H201"))
+    run = project.run("generate")
+    assert run.jobs["copy_library"] == 1 and "edit config/hardware.json" in run.output
+    assert copy.read_text() == text
+    assert "H201" in copy.with_name("hardware.json.edited").read_text()
+    assert project.run("generate").jobs == {}
