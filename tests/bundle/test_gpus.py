@@ -43,6 +43,33 @@ def test_no_gpu_no_lock():
         assert lock is None
 
 
+def test_who_waits_is_known_and_forgotten(monkeypatch):
+    assert not gpus.is_awaited("GPU-aaaa") and not gpus.is_awaited(None)
+    with gpus.awaiting(GPUS[:1]), gpus.awaiting(GPUS[:2]):
+        assert gpus.is_awaited("GPU-aaaa") and gpus.is_awaited("GPU-bbbb") and not gpus.is_awaited("GPU-bccc")
+    assert not gpus.is_awaited("GPU-aaaa")
+    held, seen = Lock.try_take(GPUS[0]), []
+
+    def sleep(seconds):
+        seen.append(gpus.is_awaited("GPU-aaaa"))
+        if len(seen) == 2:
+            held.release()
+
+    monkeypatch.setattr(gpus.time, "sleep", sleep)
+    with gpus.take_one(GPUS[:1]):
+        assert seen == [True, True] and not gpus.is_awaited("GPU-aaaa")
+
+
+def test_locks_that_cannot_be_made_are_one_message(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(gpus.LOCK_DIR, str(tmp_path / "file" / "locks"))
+    with pytest.raises(gpus.GpuBusy, match="the lock of GPU GPU-aaaa cannot be opened: .* ROOFBENCH_LOCK_DIR"):
+        Lock.try_take(GPUS[0])
+    assert not gpus.is_awaited("GPU-aaaa")
+    with gpus.awaiting(GPUS):
+        pass
+
+
 HOLDER = """
     import sys, subprocess
     sys.path.insert(0, {scripts!r})

@@ -57,8 +57,7 @@ def check_that_it_was_split(project, kernel):
     check_that_gpus_were_not_shared(intervals)
     own = [interval for interval in intervals if interval["kernel"] == kernel]
     assert len({interval["gpu"] for interval in own}) >= 2, "no second GPU helped"
-    passed = max(one["end"] for one in own) - min(one["start"] for one in own)
-    assert passed < 0.8 * sum(one["end"] - one["start"] for one in own)
+    assert overlaps(own), "the second GPU did not help at the same time"
     points = project.points(kernel)
     assert len(points) == len(set(points)) == 6
     lines = project.file(f"{RESULTS}/{kernel}.jsonl").read_text().splitlines()
@@ -77,6 +76,9 @@ def test_idle_gpus_help_with_a_long_kernel(fresh):
     fresh.behaviour(rmsnorm={"sleep": 1.0})
     all_on(fresh, "--config", "kernels=rmsnorm", ROOFBENCH_SPLIT="0.5")
     check_that_it_was_split(fresh, "rmsnorm")
+    intervals = fresh.intervals()
+    passed = max(one["end"] for one in intervals) - min(one["start"] for one in intervals)
+    assert passed < 0.85 * sum(one["end"] - one["start"] for one in intervals)
 
 
 def test_a_gpu_helps_when_no_kernel_waits_for_it_any_more(fresh):

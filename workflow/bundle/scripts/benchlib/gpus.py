@@ -125,6 +125,8 @@ def _open(key, kind):
         try:
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except PermissionError:
+            if not path.exists():
+                raise
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # another user's file; a read lock on it excludes as well
     except OSError as error:
         if error.errno in NO_ROOM and error.errno != errno.EROFS:
