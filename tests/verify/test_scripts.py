@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -267,3 +268,23 @@ def test_the_bundle_is_verified(generated, tmp_path, monkeypatch):
     report = Report()
     lists(report, generated.bundle / ORCHESTRATOR, [*kernels, "another_kernel"])
     assert checks(report) == {"output.list"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('passed += [f"--{name}", ",".join(numbers)] if numbers else []', "pass"),
+        (', "--cache", options.cache', ""),
+    ],
+)
+def test_an_orchestrator_that_ignores_its_arguments_is_found(generated, tmp_path, old, new):
+    from roofbench.verify.bundle import ORCHESTRATOR, _runs, kernels_of
+    from roofbench.verify.findings import Report
+
+    bundle = shutil.copytree(generated.bundle, tmp_path / "bundle")
+    path = bundle / ORCHESTRATOR
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    report = Report()
+    _runs(report, path, kernels_of(generated.manifest), tmp_path / "run")
+    assert checks(report) == {"output.orchestrator"}

@@ -13,6 +13,7 @@ from roofbench.verify.check import SCHEMA_VERSION, sha256, shown
 from roofbench.verify.findings import Place, Report
 from roofbench.verify.metrics import COLUMNS
 from roofbench.verify.source import TEMPLATE_MARK
+from roofbench.verify.written import read_sidecar
 
 ORCHESTRATOR = "run_all_benchmarks.py"
 PLOTTER = "plot_roofline.py"
@@ -156,8 +157,9 @@ def lists(report, path, kernels):
 def _runs(report, path, kernels, folder):
     """Without a GPU, a short run of one kernel ends well and says that nothing could be measured."""
     kernel = kernels[0]
-    output = folder / "results"
-    arguments = ["--kernels", kernel, "--batch-sizes", "1", "--seq-lens", "128", "--output", str(output)]
+    output = folder / "measured"
+    sizes = ["--batch-sizes", "1", "--seq-lens", "128", "--kv-lens", "128"]
+    arguments = ["--kernels", kernel, *sizes, "--cache", "warm", "--output", str(output)]
     status, text = run_program(path, arguments, folder)
     report.passed("output.orchestrator")
     place = Place(shown(path))
@@ -165,7 +167,7 @@ def _runs(report, path, kernels, folder):
         report.fail(
             "output.orchestrator",
             place,
-            " ".join(arguments[:6]),
+            " ".join(arguments[:-2]),
             f"status {status}: {text.strip()[-300:]}",
             "status 0 on a machine without a GPU",
         )
@@ -184,9 +186,27 @@ def _runs(report, path, kernels, folder):
         report.passed("output.file")
         if not (output / name).is_file():
             report.fail("output.file", place, "what a run writes", f"no {name}", f"{name} beside the CSVs")
+    _obeys(report, place, output, kernel, " ".join(arguments[:-2]))
     summary = output / "benchmark_summary.md"
     if summary.is_file() and kernel not in summary.read_text():
         report.fail("output.file", place, "benchmark_summary.md", f"no word of {kernel}", "each kernel with its status")
+
+
+def _obeys(report, place, output, kernel, command):
+    """The run did what its arguments say: one kernel, its points at B = 1 and a length of 128, with a warm cache."""
+    report.passed("output.orchestrator", 3)
+    others = sorted(path.stem for path in output.glob("*.jsonl") if path.stem != kernel)
+    sidecar = read_sidecar(output / f"{kernel}.jsonl")
+    points = [p for p in sidecar["points"] if p.get("status") != "not_applicable"]
+    odd = [p for p in points if p["B"] != 1 or p["S"] not in (1, 128) or p.get("L", 1) not in (1, 128)]
+    cache = sidecar["run"].get("cache")
+    if others:
+        report.fail("output.orchestrator", place, command, f"it runs {', '.join(others[:3])} too", f"{kernel} alone")
+    if odd or not points:
+        found = f"{odd[0]['op']}, B={odd[0]['B']}, S={odd[0]['S']} among the points" if odd else "no points"
+        report.fail("output.orchestrator", place, command, found, "points at B = 1 and a length of 128")
+    if cache != "warm":
+        report.fail("output.orchestrator", place, command, f"a {cache} cache", "a warm one, as it was given")
 
 
 def _draws(report, path, kernels, folder):
