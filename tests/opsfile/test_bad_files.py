@@ -281,6 +281,7 @@ def test_command_line_reports_and_writes_nothing(tmp_path):
 
 
 slow_is_fine = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+fewer = settings(slow_is_fine, max_examples=30)  # each a large file
 
 
 @slow_is_fine
@@ -290,7 +291,7 @@ def test_any_text_is_survived(text):
     assert not specs and problems.errors
 
 
-@slow_is_fine
+@fewer
 @given(st.data())
 def test_a_damaged_file_is_survived(data):
     lines = lookalike().splitlines()
