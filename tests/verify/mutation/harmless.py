@@ -371,6 +371,38 @@ SPECIAL = (
     ("silu_and_mul", "a view of the right shape", [
         ("rng.normal((rows, 2 * D))", "rng.normal((rows * 2 * D,)).view(rows, 2 * D)")]),
     ("topk_softmax", "a default written out", [('x["renormalize"])', 'x["renormalize"], moe_softcapping=0.0)')]),
+    ("rmsnorm", "defaults resolved inside", [
+        ("batch_sizes=BATCH_SIZES, seq_lens=SEQ_LENS,", "batch_sizes=None, seq_lens=None,"),
+        ("    with BenchmarkRun(", "    batch_sizes, seq_lens = batch_sizes or BATCH_SIZES, seq_lens or SEQ_LENS\n"
+         "    with BenchmarkRun(")]),
+    ("rmsnorm", "keywords of the run", [
+        ("BenchmarkRun(BENCHMARK, output_dir, **options)",
+         "BenchmarkRun(benchmark=BENCHMARK, output_dir=output_dir, **options)")]),
+    ("rmsnorm", "an error is shown and raised again", [
+        ("                run.measure(op, B=B, S=S)",
+         "                try:\n                    run.measure(op, B=B, S=S)\n                except Exception:\n"
+         "                    print('at', op)\n                    raise")]),
+    ("rmsnorm", "inference mode", [("def call_kernel(", "@torch.inference_mode()\ndef call_kernel(")]),
+    ("rmsnorm", "guards that raise", [
+        ("    rng = Random(", "    if T < 1:\n        raise ValueError(f'no tokens: {point}')\n    rng = Random(")]),
+    ("rmsnorm", "the phases in two branches", [
+        ("    rng = Random(device, seed)\n", "    rng = Random(device, seed)\n    if op.phase == 'decode':\n"
+         "        x = rng.normal((T, D))\n    else:\n        x = rng.normal((T, D))\n"),
+        ('"input": rng.normal((T, D))', '"input": x')]),
+    ("rmsnorm", "the program in a function", [
+        ("    sys.exit(main(BENCHMARK, run_benchmarks))", "    start()"),
+        ("if __name__ ==", "def start():\n    raise SystemExit(main(BENCHMARK, run_benchmarks))\n\n\nif __name__ ==")]),
+    ("fused_moe_kernel", "weights kept in a dict", [
+        ("@lru_cache(maxsize=1)\ndef expert_weights(device, E, hidden, intermediate):",
+         "_W = {}\n\n\ndef expert_weights(*key):\n    if key not in _W:\n        _W[key] = draw(*key)\n"
+         "    return _W[key]\n\n\ndef draw(device, E, hidden, intermediate):")]),
+    ("bmm_fp8", "scales that are drawn", [("rng.full((1,), A_SCALE, torch.float32)", "rng.uniform((1,), 0.2, 0.3)")]),
+    ("prepare_moe_input", "ids from noise", [
+        ("rng.routing(T, E, topk, ROUTING)",
+         "torch.rand((T, E), generator=rng.cpu).topk(topk).indices.to(torch.int32)")]),
+    ("concat_mla_k", "a part by split", [("kv[..., :Dn]", "kv.split([Dn, op.Dv], dim=-1)[0]")]),
+    ("scaled_fp4_experts_quant", "one scale for all", [
+        ("rng.uniform((E,), 200.0, 400.0, dtype=torch.float32)", "torch.full((E,), 300.0, device=device)")]),
     ("cutlass_mla_decode", "a larger pool of pages", [("(B * pages, PAGE", "(B * pages + 7, PAGE")]),
 )  # fmt: skip
 
