@@ -108,8 +108,8 @@ class Fake(Project):
 QUICK = ("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5")
 
 
-def wait_until(condition, seconds=90):
-    """Wait for a condition to hold."""
+def wait_until(condition, seconds=300):
+    """Wait for a condition to hold; the limit is for a host that has much else to do."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -119,7 +119,7 @@ def wait_until(condition, seconds=90):
 def end(process, number=signal.SIGKILL):
     """Send a process a signal and wait for its end; returns the exit status."""
     process.send_signal(number)
-    return process.wait(timeout=120)
+    return process.wait(timeout=300)
 
 
 def overlaps(intervals):

@@ -94,7 +94,7 @@ class OneNode:
             self._start_munge()
             for program in ("slurmctld", "slurmd"):
                 subprocess.run([_program(program), "-c"], check=True, capture_output=True, timeout=60)
-            self.wait_until(lambda: self.output("sinfo", "-h", "-p", "gpu", "-o", "%t").strip() == "idle", 20)
+            self.wait_until(lambda: self.output("sinfo", "-h", "-p", "gpu", "-o", "%t").strip() == "idle", 60)
         except BaseException:
             logs = "".join(path.read_text(errors="replace")[-2000:] for path in self.base.glob("*.log"))
             self.stop()
@@ -149,7 +149,7 @@ class OneNode:
         return done.stdout
 
     @staticmethod
-    def wait_until(condition, seconds=60):
+    def wait_until(condition, seconds=180):
         """Wait for a condition; TimeoutError if it does not come."""
         end = time.monotonic() + seconds
         while not condition():

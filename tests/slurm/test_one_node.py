@@ -104,7 +104,8 @@ def test_a_kernel_that_crashes_and_a_job_that_dies_leave_the_others_alone(slurm,
 
 
 def test_a_job_that_is_cut_off_goes_on_where_it_stopped(slurm, fresh):
-    fresh.behaviour(rmsnorm={"sleep": 3.5})
+    # More than the 90 s after which Slurm has noticed a limit of one minute at the latest.
+    fresh.behaviour(rmsnorm={"sleep": 5.5})
     before = len(slurm.jobs())
     only = ("--config", "kernels=rmsnorm", "--set-resources", "run_benchmark:runtime=1")
     fresh.slurm("all", "--retries", "2", *only)

@@ -17,7 +17,9 @@ if workflow.is_main_process and workflow.resource_settings.nodes is None:
         os.environ.update(ROOFBENCH_GPUS=",".join(map(str, settings["gpus"])))
     try:
         usable = gpus.choose(gpus.visible(), os.environ.get("ROOFBENCH_GPUS"))
-        if usable and "gpu" not in workflow.global_resources:
+        if "gpu" in workflow.global_resources:  # so many at a time were asked for, and no more
+            os.environ.setdefault("ROOFBENCH_SPLIT", "0")
+        elif usable:
             workflow.global_resources["gpu"] = len(usable)
         SIDE_BY_SIDE = len(usable) > 1
     except ValueError as error:

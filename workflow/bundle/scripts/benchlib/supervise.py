@@ -364,8 +364,12 @@ class Helpers:
             idle = time.monotonic() - self._idle_since.setdefault(gpu, time.monotonic())
             if idle >= self.supervisor.limits.idle and not gpus.users(gpu):
                 print(f"{self.supervisor.kernel}: GPU {gpu.index} is idle and helps", file=sys.stderr, flush=True)
-                self.workers.append(self.supervisor.start(lock, "--share"))
                 self._idle_since.pop(gpu)
+                try:
+                    self.workers.append(self.supervisor.start(lock, "--share"))
+                except OSError:  # no more processes here: the first worker goes on alone
+                    self.lost = self.LOSSES
+                    lock.release()
                 return
             lock.release()
 
