@@ -19,6 +19,8 @@ CSV_COLUMNS = (
 )  # fmt: skip
 LISTED = 15
 LONG_MS = 0.005
+# Characters of a title in one line.
+TITLE = 130
 VERDICTS = ("slower", "faster", "same", "not measured")
 
 
@@ -396,7 +398,8 @@ def plot(comparison, output_dir, names, threshold=THRESHOLD, roofs=(None, None),
         1, 2, figsize=(15, max(5.5, 0.34 * len(order) + 2)), dpi=DPI, sharex=False, layout="constrained",
         gridspec_kw={"width_ratios": (1, 1.15)},
     )  # fmt: skip
-    figure.suptitle(f"Latency of {names[1]} over {names[0]}: {len(pairs)} points", weight="bold", x=0.01, ha="left")
+    title = f"Latency of {names[1]}", f"over {names[0]}: {len(pairs)} points"
+    figure.suptitle((" " if len("".join(title)) < TITLE else "\n").join(title), weight="bold", x=0.01, ha="left")
     for phase, marker in MARKERS.items():
         for same in (True, False):
             mine = [p for p in pairs if p.current.phase == phase and (p.verdict == "same") == same]
