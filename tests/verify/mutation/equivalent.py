@@ -77,6 +77,12 @@ KNOWN = (
         "both are 128 in this model",
     ),
     (
+        "concat_mla_k",
+        "partly-filled",
+        r"op\.Dv",
+        "the other half of each head are the values, which this kernel does not read",
+    ),
+    (
         "apply_shuffle_mul_sum",
         "all-tokens-to-one-expert",
         "ids beyond",
