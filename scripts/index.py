@@ -1,8 +1,8 @@
 """Write the bundle's list of kernels.
 
 Reads   results/specs.json, results/specs/*.json, config/kernels/*.yaml
-Writes  deepseek_kernel_benchmarks/scripts/kernels.json: [{kernel, catalogue, source, category, script, seconds}];
-        seconds is a rough estimate of the time that the benchmark takes
+Writes  deepseek_kernel_benchmarks/scripts/kernels.json: [{kernel, catalogue, source, category, script, points,
+        seconds}]; seconds is a rough estimate of the time that the benchmark takes
         results/selected.json: the manifest of the selected kernels alone
 
     python scripts/index.py --manifest results/specs.json --output FILE --kernels rmsnorm silu_and_mul
@@ -29,6 +29,11 @@ def category(catalogue):
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["category"]
 
 
+def number_of_points(specs, kernel):
+    """Points of a kernel's spec in the folder of specs."""
+    return sum(len(op["points"]) for op in json.loads((specs / f"{kernel}.json").read_text())["ops"])
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, required=True)
@@ -36,12 +41,13 @@ def main(argv=None):
     parser.add_argument("--selected", type=Path)
     parser.add_argument("--kernels", nargs="+", required=True)
     options = parser.parse_args(argv)
-    known = read_manifest(options.manifest)
+    known, specs = read_manifest(options.manifest), options.manifest.with_suffix("")
     rows = []
     for kernel in options.kernels:
         row = {key: known[kernel][key] for key in ("kernel", "catalogue", "source")}
         row |= {"category": category(row["catalogue"]), "script": f"bench_{kernel}.py"}
-        rows.append({**row, "seconds": expected_seconds_of(kernel, options.manifest.with_suffix(""), CATALOGUE)})
+        row |= {"points": number_of_points(specs, kernel)}
+        rows.append({**row, "seconds": expected_seconds_of(kernel, specs, CATALOGUE)})
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(rows, indent=1) + "\n")
     if options.selected:

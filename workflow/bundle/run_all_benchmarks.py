@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 SCRIPTS = HERE / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from benchlib import estimate, gpus, hardware, supervise  # noqa: E402
+from benchlib import estimate, gpus, hardware, journal, supervise  # noqa: E402
 from benchlib.arguments import integers  # noqa: E402
 from benchlib.progress import Progress  # noqa: E402
 from benchlib.results import CACHES  # noqa: E402
@@ -83,7 +83,8 @@ class Job:
     def __init__(self, entry, options):
         self.kernel = entry["kernel"]
         self.sidecar = options.output / f"{self.kernel}.jsonl"
-        self.journal = journal_of(options) / f"{self.kernel}.jsonl"
+        self.journal = journal.path_of(journal_of(options), self.kernel)
+        self.expected, self.done, self.label = entry.get("points", 0), 0, self.kernel
         self.offset = self.journal.stat().st_size if self.journal.exists() else 0
         self.log = options.output / "logs" / f"{self.kernel}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -93,15 +94,16 @@ class Job:
             self.process = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
 
     def news(self):
-        """Points that ended since the last call."""
-        if not self.journal.exists():
-            return 0
-        with self.journal.open("rb") as stream:
-            stream.seek(self.offset)
-            data = stream.read()
-        whole = data.rfind(b"\n") + 1
-        self.offset += whole
-        return data[:whole].count(b'{"type": "point"')
+        """Points that ended since the last call; `expected` and `label` follow the journal."""
+        records, self.offset = journal.read_whole(self.journal, self.offset)
+        points = [record for record in records if record.get("type") == "point"]
+        for record in records:
+            if record.get("type") == "plan":
+                self.expected = len(record["points"])
+        for record in points[-1:]:
+            self.label = f"{self.kernel} {record['op']} B={record['B']} S={record['S']}"
+        self.done += len(points)
+        return len(points)
 
     def outcome(self):
         """(status, reason) from the sidecar, or what the log ends with where there is none."""
@@ -125,7 +127,8 @@ def run(chosen, options, stream=None):
         waiting = estimate.longest_first(waiting, options.output, journal_of(options))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: stopped.append(number))
-    with Progress(0, "points") as progress, contextlib.ExitStack() as queue:
+    ended_points = 0
+    with Progress(0, "all kernels") as progress, contextlib.ExitStack() as queue:
         queue.enter_context(gpus.awaiting(usable))  # no GPU helps with a kernel while others have not begun
         while (waiting and not stopped) or running:
             while waiting and len(running) < width and not stopped:
@@ -140,10 +143,14 @@ def run(chosen, options, stream=None):
             for job in list(running):
                 ended = job.process.poll() is not None
                 count = job.news()
-                if count:
-                    progress.advance(job.kernel, count)
                 if ended:
                     running.remove(job)
+                    ended_points += job.done
+                if count or ended:
+                    left = sum(entry.get("points", 0) for entry in waiting)
+                    progress.set_total(ended_points + sum(each.expected for each in running) + left)
+                    progress.advance(job.label, count)
+                if ended:
                     outcomes[job.kernel] = job.outcome()
                     status, reason = outcomes[job.kernel]
                     print(f"{job.kernel}: {status}{f': {reason}' if reason else ''}", file=stream, flush=True)
