@@ -107,12 +107,16 @@ def test_a_job_that_is_cut_off_goes_on_where_it_stopped(slurm, fresh):
     # More than the 90 s after which Slurm has noticed a limit of one minute at the latest.
     fresh.behaviour(rmsnorm={"sleep": 5.5})
     before = len(slurm.jobs())
-    only = ("--config", "kernels=rmsnorm", "--set-resources", "run_benchmark:runtime=1")
-    fresh.slurm("all", "--retries", "2", *only)
-    states = [job["JobState"] for job in ended_since(slurm, before)]
-    assert states[0] == "TIMEOUT" and states[-1] == "COMPLETED"
+    limit = ("--set-resources", "run_benchmark:runtime=1", "--config", "kernels=rmsnorm")
+    process = fresh.start("--profile", "slurm", *QUICK, "--retries", "2", "all", *limit)
+    wait_until(lambda: ended_since(slurm, before))
+    measured = fresh.points("rmsnorm")
+    fresh.behaviour()
+    assert process.wait(timeout=300) == 0, fresh.file("output").read_text()
+    assert [job["JobState"] for job in ended_since(slurm, before)] == ["TIMEOUT", "COMPLETED"]
     assert fresh.statuses()["rmsnorm"] == "ok"
     points = fresh.points("rmsnorm")
+    assert measured and points[: len(measured)] == measured
     assert len(points) == len(set(points)) == 6
 
 

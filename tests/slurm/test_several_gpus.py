@@ -82,7 +82,8 @@ def test_idle_gpus_help_with_a_long_kernel(fresh):
 
 
 def test_a_gpu_helps_when_no_kernel_waits_for_it_any_more(fresh):
-    fresh.run("verify")  # of all kernels, for run_all_benchmarks.py to know them
+    fresh.run("verify")  # of all kernels, for run_all_benchmarks.py to know them; it tries one itself
+    fresh.forget()
     fresh.behaviour(rmsnorm={"sleep": 2.5})
     by_hand(fresh, "--split", "0.5", "--gpus", "0,1")
     check_that_it_was_split(fresh, "rmsnorm")
