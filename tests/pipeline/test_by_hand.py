@@ -24,7 +24,7 @@ def test_an_edited_script_is_verified_again_and_kept(project):
 def test_it_is_kept_when_its_spec_changes_and_verified_against_the_new_one(project):
     project.write(Lq=1024)
     run = project.run("verify", status=1)
-    assert run.jobs == {"parse_ops": 1, "render_script": 1}
+    assert run.jobs == {"parse_ops": 1, "index_scripts": 1, "verify_bundle": 1, "render_script": 1}
     assert "kept" in run.output
     assert project.script("rmsnorm").read_text().endswith(MARK)
     assert not project.file("results/verified/rmsnorm.json").exists()

@@ -33,7 +33,7 @@ def test_unused_symbol(project):
 
 def test_changed_shape(project):
     project.write(I=1024)
-    assert project.run("all").jobs == {"parse_ops": 1, **ONE_KERNEL}
+    assert project.run("all").jobs == {"parse_ops": 1, **BUNDLE, **ONE_KERNEL}
     assert "1024" in project.script("silu_and_mul").read_text()
 
 
@@ -107,9 +107,9 @@ def test_lost_records_of_snakemake_then_a_change(project):
 
 def test_other_settings_change_the_specs(project):
     changed = project.run("generate", "--config", "batch_sizes=1,2").jobs
-    assert changed == {"parse_ops": 1, "render_script": 2}
+    assert changed == {"parse_ops": 1, "index_scripts": 1, "render_script": 2}
     shutil.rmtree(project.file(".snakemake"))
-    assert project.run("generate").jobs == {"parse_ops": 1, "render_script": 2}
+    assert project.run("generate").jobs == {"parse_ops": 1, "index_scripts": 1, "render_script": 2}
     project.run("all")
 
 
