@@ -8,9 +8,9 @@ Values are integer CPU tensors; findings are (argument, found, expected).
 SPREAD = 0.4
 
 # How unevenly experts are used, as a multiple of what independent tokens without preferences do (about 1): dealing
-# them out evenly leaves almost nothing, a power law is far above. Judged from so many tokens and rows an expert on.
+# them out evenly leaves almost nothing, a power law is far above. Judged from so many tokens, rows and experts on.
 EVEN, UNEVEN = 0.3, 3.0
-TOKENS_TO_JUDGE, ROWS_TO_JUDGE = 64, 4
+TOKENS_TO_JUDGE, ROWS_TO_JUDGE, EXPERTS_TO_JUDGE = 64, 4, 64
 
 
 def expected_active(T, E, topk):
@@ -33,7 +33,7 @@ def check_kind(argument, counts, d, kind):
     """Rows per expert must look like the routing that the results say they have: uniform, balanced or power_law."""
     T, E, topk = d["T"], d["E"], d["topk"]
     mean = T * topk / E
-    if kind is None or T < TOKENS_TO_JUDGE or mean < ROWS_TO_JUDGE or topk >= E:
+    if kind is None or T < TOKENS_TO_JUDGE or mean < ROWS_TO_JUDGE or E < EXPERTS_TO_JUDGE:
         return
     uneven = float(((counts.double() - mean) ** 2).sum()) / mean / (E - 1) / (1 - topk / E)
     looks = "balanced" if uneven < EVEN else "uniform" if uneven < UNEVEN else "power_law"
