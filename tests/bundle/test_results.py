@@ -59,9 +59,32 @@ def test_files_are_replaced_whole(tmp_path, monkeypatch):
 
     monkeypatch.setattr(results.os, "fsync", full)
     with pytest.raises(OSError):
-        results.write(tmp_path, "k", {"status": "ok"}, [], [])
+        results.write(tmp_path, "k", {"status": "ok"}, [], [ROW, ROW])
     assert (tmp_path / "k.csv").read_text() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["k.csv", "k.jsonl"]
+
+
+def run_of(status, script, gpu=None):
+    return {"status": status, "reason": "no GPU", "provenance": {"script_sha256": script, "gpu": {"name": gpu}}}
+
+
+def test_rows_stay_where_the_same_script_cannot_run(tmp_path, capsys):
+    results.write(tmp_path, "k", run_of("ok", "a", "NVIDIA H200"), [], [ROW])
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    results.write(tmp_path, "k", run_of("unavailable", "a"), [], [])
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+    assert capsys.readouterr().err == "k: unavailable: no GPU. Kept: 1 row measured on NVIDIA H200\n"
+
+
+@pytest.mark.parametrize(("status", "script"), [("unavailable", "b"), ("incorrect", "a"), ("failed", "a")])
+def test_rows_that_no_longer_count_are_kept_aside(tmp_path, capsys, status, script):
+    for aside in ("k", "k-2"):
+        results.write(tmp_path, "k", run_of("ok", "a", "NVIDIA H200"), [], [ROW])
+        before = {path.suffix: path.read_text() for path in tmp_path.glob("k.*")}
+        results.write(tmp_path, "k", run_of(status, script), [], [])
+        assert (tmp_path / "k.csv").read_text() == results.csv_text([])
+        assert {path.suffix: path.read_text() for path in (tmp_path / "removed").glob(f"{aside}.*")} == before
+        assert f"removed/{aside}.csv" in capsys.readouterr().err
 
 
 class TestHardware:

@@ -10,8 +10,12 @@ import io
 import json
 import math
 import os
+import shutil
+import sys
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+
+from .text import plural
 
 SCHEMA_VERSION = 1
 CACHES = ("cold", "warm")
@@ -167,9 +171,64 @@ def write_whole(path, text):
 
 
 def write(output_dir, kernel, run, records, results):
-    """Write {kernel}.csv and {kernel}.jsonl into output_dir; returns both paths."""
+    """Write {kernel}.csv and {kernel}.jsonl into output_dir; returns both paths.
+
+    Measured rows are never replaced by none: a run that measured nothing leaves them in place if it is `unavailable`
+    and the script is the one that measured them, and are kept in removed/ otherwise.
+    """
     output = Path(output_dir)
-    return (
-        write_whole(output / f"{kernel}.csv", csv_text(results)),
-        write_whole(output / f"{kernel}.jsonl", sidecar_text(run, records)),
-    )
+    paths = output / f"{kernel}.csv", output / f"{kernel}.jsonl"
+    if not results and (rows := _rows_of(paths[0])):
+        earlier = _run_of(paths[1])
+        measured = f"{plural(rows, 'row')} {_measured_on(earlier)}"
+        if run["status"] == "unavailable" and earlier and _script_of(earlier) == _script_of(run):
+            for path in paths:
+                path.touch()
+            _say(f"{kernel}: unavailable: {run.get('reason', '')}. Kept: {measured}")
+            return paths
+        _say(f"{kernel}: {measured}, now in {_set_aside(*paths)}")
+    return write_whole(paths[0], csv_text(results)), write_whole(paths[1], sidecar_text(run, records))
+
+
+def _say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def _rows_of(path):
+    try:
+        return max(0, sum(1 for line in path.open(encoding="utf-8") if line.strip()) - 1)
+    except (OSError, UnicodeDecodeError):
+        return 0
+
+
+def _run_of(path):
+    """The run record of a sidecar, or None."""
+    try:
+        with path.open(encoding="utf-8") as stream:
+            run = json.loads(stream.readline())
+    except (OSError, ValueError):
+        return None
+    return run if isinstance(run, dict) and run.get("type") == "run" else None
+
+
+def _script_of(run):
+    return (run.get("provenance") or {}).get("script_sha256")
+
+
+def _measured_on(run):
+    known = (run or {}).get("provenance") or {}
+    gpu = known.get("gpu") or {}
+    return f"measured on {gpu.get('name') or 'a GPU'}" + (f" on {known['date'][:10]}" if known.get("date") else "")
+
+
+def _set_aside(*paths):
+    """Keep files under a name that is free in removed/; returns where the first one is."""
+    folder = paths[0].parent / "removed"
+    folder.mkdir(exist_ok=True)
+    number, name = 1, paths[0].stem
+    while any((folder / f"{name}{path.suffix}").exists() for path in paths):
+        number += 1
+        name = f"{paths[0].stem}-{number}"
+    for path in filter(Path.exists, paths):
+        shutil.copy2(path, folder / f"{name}{path.suffix}")
+    return folder / f"{name}{paths[0].suffix}"
