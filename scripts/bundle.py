@@ -42,6 +42,15 @@ def main(argv=None):
         copy(source, options.output / destination(source), options.overwrite)
 
 
+def free_name(path):
+    """The path, with a number where it is taken."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
 def copy(source, target, overwrite):
     """Copy one file; says what became of an edited one."""
     text = source.read_text()
@@ -53,7 +62,7 @@ def copy(source, target, overwrite):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     if is_edited_copy(target, source):
-        aside = target.with_name(f"{target.name}.edited")
+        aside = free_name(target.with_name(f"{target.name}.edited"))
         os.replace(target, aside)
         print(f"{target}: it was edited, and is a copy: edit {os.path.relpath(source)}. The edited one is {aside.name}")
     target.write_text(text)

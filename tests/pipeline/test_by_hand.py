@@ -73,3 +73,7 @@ def test_an_edited_copy_of_data_is_set_aside_and_made_again(project):
     assert copy.read_text() == text
     assert "H201" in copy.with_name("hardware.json.edited").read_text()
     assert project.run("generate").jobs == {}
+    copy.write_text(text.replace("H200", "H202"))
+    project.run("generate")
+    assert "H201" in copy.with_name("hardware.json.edited").read_text()
+    assert "H202" in copy.with_name("hardware.json.edited-2").read_text()

@@ -1,3 +1,4 @@
+import argparse
 import csv
 import sys
 from dataclasses import replace
@@ -274,7 +275,7 @@ def test_a_bare_csv_says_by_its_shares_which_gpu_it_was(tmp_path, capsys):
     assert found.source == "assumed: nothing says which GPU it was"
 
 
-def test_what_is_not_measured_any_more_is_named_with_its_reason():
+def test_what_is_not_measured_any_more_is_named_with_its_reason(capsys):
     one = row("rmsnorm", "enorm")
     gone = replace(one, latency_ms=None, extra={"status": "failed", "reason": "it raised"})
     found = compare.compare(resultset.ResultSet(Path("old"), [one]), resultset.ResultSet(Path("new"), [gone]))
@@ -282,6 +283,9 @@ def test_what_is_not_measured_any_more_is_named_with_its_reason():
     text = compare_report.markdown(found, ["old", "new"])
     assert "## Not measured in the current set" in text
     assert "| `rmsnorm` | enorm | decode | 1 | it raised |" in text
+    options = argparse.Namespace(threshold=0.1, strict=False)
+    assert compare_results.report(found, options, (None, None)) == 2
+    assert "no measurement of the baseline's points" in capsys.readouterr().err
 
 
 def test_what_cannot_be_compared_is_an_error(two_sets, tmp_path, capsys):

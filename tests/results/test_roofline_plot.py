@@ -126,6 +126,9 @@ def test_the_command_draws_points_alone_and_says_what_is_missing(tmp_path, capsy
     assert plot_roofline.main([*arguments, "--points", str(listed)]) == 0
     assert (tmp_path / "out" / "roofline.svg").exists()
     assert plot_roofline.main([*arguments, "--scripts", str(tmp_path)]) == 2
+    assert "none: there is no such file or directory" in capsys.readouterr().err
+    (tmp_path / "none").mkdir()
+    assert plot_roofline.main([*arguments, "--scripts", str(tmp_path)]) == 2
     assert "nothing to plot" in capsys.readouterr().err
 
 

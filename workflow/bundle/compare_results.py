@@ -89,6 +89,9 @@ def report(result, options, chosen):
     """Print the verdict; returns 1 where it should fail."""
     regressions = result.regressions(options.threshold)
     print(f"{result.joined_rows} of {result.baseline_rows} rows joined, {len(result.compared)} points compared")
+    if not result.compared:
+        print("error: the current set has no measurement of the baseline's points", file=sys.stderr)
+        return 2
     if result.lost:
         print(f"{len(result.lost)} points of the baseline are not measured in the current set")
     for pair in regressions[:10]:

@@ -23,7 +23,7 @@ from benchlib import interactive, resultset, roofline_plot, roofs  # noqa: E402
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--results", type=Path, default=HERE / "results", metavar="DIR", help="where the CSVs are")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="where the CSVs are (default: results/ here)")
     parser.add_argument("--hardware", default="auto", metavar="NAME", help="peaks to hold the points against")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where the pictures go (default: the results)")
     parser.add_argument(
@@ -34,6 +34,9 @@ def main(arguments=None):
     parser.add_argument("--kernels", nargs="+", metavar="NAME", help="these kernels only")
     options = parser.parse_args(arguments)
     try:
+        if options.results and not options.points and not options.results.exists():
+            raise resultset.ResultError(f"{options.results}: there is no such file or directory")
+        options.results = options.results or HERE / "results"
         paths = plot(options)
     except resultset.ResultError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -104,8 +104,11 @@ def ask(command):
     except subprocess.TimeoutExpired:
         raise UserError(f"{command[0]} has not answered for a minute: is Slurm's controller running?") from None
     if done.returncode:
-        said = " ".join(done.stderr.split())[:300]
-        raise UserError(f"{command[0]} fails: {said or f'exit status {done.returncode}'}")
+        said = next((line.strip() for line in reversed(done.stderr.splitlines()) if line.strip()), "")[:300]
+        raise UserError(
+            f"{command[0]} fails: {said or f'exit status {done.returncode}'}. Is Slurm's controller running? "
+            "`snakemake all` works without Slurm"
+        )
     return [line for line in done.stdout.splitlines() if line.strip()]
 
 
