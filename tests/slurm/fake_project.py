@@ -59,6 +59,8 @@ class Fake(Project):
                 stdout=stream,
                 stderr=stream,
                 start_new_session=True,
+                # A shell that starts the tests with `&` makes them ignore SIGINT, and children inherit that.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
 
     def behaviour(self, **kernels):

@@ -25,6 +25,11 @@ def test_there_are_enough_kinds_of_errors_and_edits():
     assert len(harmless.GENERAL) >= 30
 
 
+def test_errors_in_the_shared_code_follow_it(generated):
+    gone = [(file, old) for _, file, old, _ in mutations.SHARED if old not in (generated.scripts / file).read_text()]
+    assert not gone
+
+
 def test_a_sample_of_errors_is_found(generated):
     text, survivors, every, dead = kill(generated, harness.one_of_each_kind, SAMPLE)
     assert every > 45

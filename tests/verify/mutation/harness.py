@@ -97,10 +97,7 @@ def shared_tasks(scripts, bundle, folder, kernel="cutlass_scaled_fp4_mm"):
         shutil.copytree(bundle, copy, ignore=shutil.ignore_patterns("__pycache__", "bench_*.py"))
         shutil.copy(Path(bundle) / "bench_utils.py", copy)
         target = copy / file
-        text = target.read_text()
-        if old not in text:
-            raise AssertionError(f"{file} no longer holds {old!r}: mutations.SHARED must follow it")
-        target.write_text(text.replace(old, new))
+        target.write_text(target.read_text().replace(old, new))
         yield index, kind, f"{file}: {old.strip()[:40]} -> {new.strip()[:40]}", scripts[index].text, copy
 
 

@@ -980,7 +980,7 @@ SHARED = (
     ("warm-up-missing", "benchlib/point.py", "    timing.warm_up(runtime, call, rotation)\n", ""),
     ("too-few-calls", "benchlib/timing.py", "LEAST_CALLS = 100", "LEAST_CALLS = 20"),
     ("results-not-saved", "benchlib/run.py", "results.write(self.output_dir", "str((self.output_dir"),
-    ("results-not-saved", "benchlib/run.py", "            self.results.append(result)\n", ""),
+    ("results-not-saved", "benchlib/run.py", "        self.records.append(record)\n", ""),
     ("milliseconds-for-seconds", "benchlib/results.py", "flops / latency_ms / 1e6", "flops / latency_ms / 1e9"),
     ("milliseconds-for-seconds", "benchlib/results.py", "nbytes / latency_ms / 1e6", "nbytes / latency_ms / 1e3"),
     ("wrong-peak", "benchlib/hardware.py", "flops / (peak * 1e9)", "flops / (peak * 1e10)"),
