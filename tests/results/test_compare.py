@@ -249,6 +249,16 @@ def test_the_report_names_what_does_not_follow():
     ]  # fmt: skip
 
 
+def test_the_report_tells_points_at_the_roof_from_points_below_it():
+    """At 95 % of the first roof times double; at 55 %, where something else limits, they hardly change."""
+    pair = gpu("A", 4e12), gpu("B", 2e12)
+    high = [(f"h{ms}", 95e6, 1e6, 0.025, ms) for ms in (0.050, 0.051)]
+    found = between(*pair, *high, ("low", 55e6, 1e6, 0.025, 0.030), ("roof", 100e6, 1e6, 0.025, 0.050))
+    text = compare_report.markdown(found, ["a", "b"], roofs=pair)
+    assert "| 90 % or more | 3 | 2.000 | 2.000 – 2.040 | 3 |" in text
+    assert "| 50 to 60 % | 1 | 1.200 | 1.200 | 0 |" in text
+
+
 def write_csv(path, rows):
     """A bare CSV of (bandwidth in GB/s, share in percent) of one memory-bound point each."""
     lines = [",".join(resultset.COLUMNS)]

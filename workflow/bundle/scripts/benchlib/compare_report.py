@@ -129,6 +129,7 @@ def _by_roofs(comparison, roofs):
     lead = _prediction(roofs, held)
     parts = [f"## What the roofs predict\n\n{lead}"]
     if held:
+        parts.append(_by_share(held))
         parts.append(_followers(held))
         parts.append(_strays(held))
     rest = [pair.ratio for pair in comparison.compared if not pair.held]
@@ -163,6 +164,24 @@ def _prediction(roofs, held):
     else:
         words += f"No memory-bound point reaches {_percent(HELD_BY_ROOF)} of the roof in either set."
     return words
+
+
+def _by_share(held):
+    """Memory-bound points by what they reach of the baseline's roof: those at it change as it does."""
+    groups = {}
+    for pair in held:
+        if pair.limit == "memory":
+            groups.setdefault(min(9, int(pair.shares[0] * 10)), []).append(pair)
+    if len(groups) < 2:
+        return ""
+    rows = []
+    for tenth, pairs in sorted(groups.items(), reverse=True):
+        ratios = sorted(pair.ratio for pair in pairs)
+        share = "90 % or more" if tenth == 9 else f"{tenth * 10} to {tenth * 10 + 10} %"
+        rows.append([
+            share, len(pairs), f"{statistics.median(ratios):.3f}", _span(ratios), sum(pair.follows for pair in pairs),
+        ])  # fmt: skip
+    return text.table(["baseline's share of the roof", "points", "median ratio", "range", "follow"], rows, "lrrrr")
 
 
 def _followers(held):
