@@ -254,7 +254,7 @@ def test_checks_are_made_once_for_all_workers(checked_script, place):
 
 @pytest.mark.slow
 def test_a_wrong_output_that_the_second_worker_finds_ends_it_for_all(checked_script, place):
-    run(checked_script, place, nap="2", mishap="wrong:64")
+    run(checked_script, place, nap="5", mishap="wrong:64")  # the second worker must get there first
     second = [r for r in book(place) if r["type"] == "check_end" and r["status"] == "incorrect"]
     assert [record["worker"] for record in second] == helpers(place)
     header, records = sidecar(place)

@@ -1,12 +1,15 @@
 """How long a kernel's benchmark will take: as long as the last time. Long ones begin first."""
 
 import json
+import math
 from pathlib import Path
 
 from benchlib import journal
 
 # Imports only, to find that the kernel cannot run here.
 UNAVAILABLE = 5.0
+# Up to so many tokens a point takes as long as its inputs, warm-up and graphs do.
+SHORT_TOKENS = 64
 
 
 def seconds(kernel, output, journal_dir, expected=0.0):
@@ -34,6 +37,39 @@ def last_time(path):
         except (KeyError, TypeError, ValueError, AttributeError):
             continue
     return points, start
+
+
+def of_points(points, known):
+    """Seconds that points ((op, phase, B, S, L) each) will take, from {point: seconds} of those that are known.
+
+    A point that is not among them takes as long as those of its op with the nearest number of tokens; beyond the
+    largest number of tokens, what it takes longer than the shortest one grows with them: long points come last.
+    """
+    by_op = {}
+    for one, seconds in known.items():
+        by_op.setdefault(one[:2], {}).setdefault(_tokens(one), []).append(seconds)
+    mean = _mean(known.values()) if known else 0.0
+    return math.fsum(known[one] if one in known else _like(by_op.get(one[:2]), _tokens(one), mean) for one in points)
+
+
+def _like(measured, tokens, otherwise):
+    """Seconds of a point of so many tokens from {tokens: [seconds]} of its op."""
+    if not measured:
+        return otherwise
+    nearest = min(measured, key=lambda other: (abs(other - tokens), other))
+    seconds = _mean(measured[nearest])
+    if tokens <= max(measured):
+        return seconds
+    shortest = min(min(values) for values in measured.values())
+    return shortest + (seconds - shortest) * max(1.0, tokens / max(nearest, SHORT_TOKENS))
+
+
+def _tokens(point):
+    return point[2] * point[3]
+
+
+def _mean(values):
+    return math.fsum(values) / len(values)
 
 
 def longest_first(entries, output, journal_dir):

@@ -13,7 +13,6 @@ the end, until the two meet or a benchmark waits for that GPU. The first worker 
 import argparse
 import contextlib
 import ctypes
-import math
 import os
 import signal
 import subprocess
@@ -390,15 +389,8 @@ class Helpers:
         return (seconds - workers * start) / (workers * (workers + 1)) >= self.supervisor.limits.split
 
     def _seconds_of(self, points):
-        """Seconds that points will take: each as long as the last time, else as those of its op that were measured."""
-        known = dict(self._history)
-        known |= {one: record["seconds"] for one, record in self._board.points.items() if record.get("seconds")}
-        like = {}
-        for one, seconds in known.items():
-            for group in (one[:2], ()):
-                like.setdefault(group, []).append(seconds)
-        means = {group: math.fsum(values) / len(values) for group, values in like.items()}
-        return sum(known.get(one, means.get(one[:2], means.get((), 0.0))) for one in points)
+        measured = {one: record["seconds"] for one, record in self._board.points.items() if record.get("seconds")}
+        return estimate.of_points(points, {**self._history, **measured})
 
 
 _LIBC = ctypes.CDLL(None)
