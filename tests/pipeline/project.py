@@ -53,6 +53,9 @@ class Run:
 class Project:
     """The copy: `write` its ops file, run Snakemake in it, look at its files."""
 
+    # Seconds that a run of Snakemake may take.
+    patience = 600
+
     def __init__(self, folder):
         self.root = Path(folder)
         for part in PARTS:
@@ -94,7 +97,7 @@ class Project:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=600,
+            timeout=self.patience,
             check=False,
         )
         if status is not None:

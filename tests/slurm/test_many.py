@@ -34,6 +34,7 @@ def run_of_many(folder, count):
     project = Fake(folder)
     bench_pipeline.copies_of_one_kernel(project.root, count)
     project.kernels = tuple(f"{bench_pipeline.MODEL_KERNEL}_{number}" for number in range(count))
+    project.patience = 600 + 20 * count
     project.behaviour()
     project.run("verify")
     start, busy = time.monotonic(), busy_seconds()
