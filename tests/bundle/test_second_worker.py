@@ -8,11 +8,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
 import pytest
 from fakes import SCRIPTS, write_toy
 
-from benchlib import gpus, journal
+from benchlib import cli, gpus, journal
 from benchlib.gpus import Gpu, Lock
 from benchlib.journal import Board, Journal
 
@@ -127,7 +128,15 @@ def test_two_workers_share_the_points_and_one_writes_them(script, place):
     assert len(rows) == 9
     assert all_free()
     theirs = [what for what, worker in measured if worker == helpers(place)[0]]
-    assert theirs == list(reversed(order))[: len(theirs)], "the second worker begins at the end"
+    longest_first = sorted(order, key=lambda what: what[2] * what[3])[::-1]
+    assert theirs == longest_first[: len(theirs)]
+
+
+def test_the_second_worker_begins_with_what_takes_longest():
+    sweep = [("prefill", 1, 16), ("prefill", 1, 32), ("prefill", 2, 16), ("decode", 1, 1), ("decode", 4, 1)]
+    planned = [(phase, SimpleNamespace(B=B, S=S)) for phase, B, S in sweep]
+    order = [sweep[planned.index(one)] for one in cli.order_of_sharing(planned)]
+    assert order == [sweep[2], sweep[1], sweep[0], sweep[4], sweep[3]]
 
 
 @pytest.mark.slow
@@ -168,7 +177,7 @@ def test_a_first_worker_that_is_killed_goes_on_beside_the_second(script, place):
 
 @pytest.mark.slow
 def test_a_point_that_hangs_a_second_worker_is_given_up(script, place):
-    """The last point hangs whoever measures it: the second worker begins with it."""
+    """The point of most tokens hangs whoever measures it: the second worker begins with it."""
     run(script, place, point=3, mishap="hang:64")
     header, records = sidecar(place)
     assert header["measured"] >= 6

@@ -264,13 +264,21 @@ def measure(benchmark, run_benchmarks, points, options):
 
 
 def share(benchmark, planned, options):
-    """Measure points for another worker of the same run, from the last one on, until somebody waits for this GPU."""
+    """Measure points for another worker of the same run until somebody waits for this GPU."""
     with BenchmarkRun(benchmark, options.output, plan=planned, share=True, **run_options(options)) as run:
-        for op, point in reversed(planned):
+        for op, point in order_of_sharing(planned):
             if gpus.is_awaited(os.environ.get(gpus.HELD)):
                 break
             run.measure(op, B=point.B, S=point.S, L=point.L)
     return 0
+
+
+def order_of_sharing(planned):
+    """Points of most tokens first, because they take longest; among equals the last, far from the other worker.
+
+    planned: [(op, point)] in the order in which the first worker measures them.
+    """
+    return sorted(planned, key=lambda one: one[1].B * one[1].S)[::-1]
 
 
 def _terminate(signum, frame):
