@@ -17,7 +17,7 @@ from pathlib import Path
 from _bootstrap import ROOT
 from roofbench.errors import UserError, run_cli
 from roofbench.generated import seal, write_generated
-from roofbench.state import is_edited_copy
+from roofbench.state import free_name, is_edited_copy
 
 SOURCE = ROOT / "workflow" / "bundle"
 
@@ -40,15 +40,6 @@ def main(argv=None):
     options = parser.parse_args(argv)
     for source in options.files:
         copy(source, options.output / destination(source), options.overwrite)
-
-
-def free_name(path):
-    """The path, with a number where it is taken."""
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free
 
 
 def copy(source, target, overwrite):

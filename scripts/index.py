@@ -17,21 +17,23 @@ import yaml
 
 from _bootstrap import ROOT
 from roofbench.errors import run_cli
-from roofbench.estimate import expected_seconds_of
+from roofbench.estimate import expected_seconds
 from roofbench.state import read_manifest
 
 CATALOGUE = ROOT / "config" / "kernels"
 
 
-def category(catalogue):
-    """Category in a catalogue entry."""
+def facts(kernel, catalogue, specs):
+    """What follows from a kernel's spec and its catalogue entry."""
+    spec = json.loads((specs / f"{kernel}.json").read_text())
     text = (CATALOGUE / f"{catalogue}.yaml").read_text()
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["category"]
-
-
-def number_of_points(specs, kernel):
-    """Points of a kernel's spec in the folder of specs."""
-    return sum(len(op["points"]) for op in json.loads((specs / f"{kernel}.json").read_text())["ops"])
+    entry = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return {
+        "category": entry["category"],
+        "script": f"bench_{kernel}.py",
+        "points": sum(len(op["points"]) for op in spec["ops"]),
+        "seconds": expected_seconds(spec, entry),
+    }
 
 
 def main(argv=None):
@@ -45,9 +47,7 @@ def main(argv=None):
     rows = []
     for kernel in options.kernels:
         row = {key: known[kernel][key] for key in ("kernel", "catalogue", "source")}
-        row |= {"category": category(row["catalogue"]), "script": f"bench_{kernel}.py"}
-        row |= {"points": number_of_points(specs, kernel)}
-        rows.append({**row, "seconds": expected_seconds_of(kernel, specs, CATALOGUE)})
+        rows.append(row | facts(kernel, row["catalogue"], specs))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(rows, indent=1) + "\n")
     if options.selected:

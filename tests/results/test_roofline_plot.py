@@ -216,3 +216,14 @@ def test_without_any_peak_the_points_are_still_drawn(tmp_path):
     _, _, words = drawn(rows, unknown)
     assert any("the peaks of X9000 are unknown" in line for line in words)
     assert interactive.page_data(rows, unknown, "Roofline")["roofs"] == []
+
+
+def test_the_same_figure_gives_the_same_files(tmp_path):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    written = []
+    for name in "ab":
+        figure, axes = pyplot.subplots()
+        axes.plot([1, 2], [3, 4], marker="o")
+        paths = roofline_plot.save(pyplot, figure, [tmp_path / f"{name}.png", tmp_path / f"{name}.svg"])
+        written.append([path.read_bytes() for path in paths])
+    assert written[0] == written[1]

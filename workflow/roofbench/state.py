@@ -330,7 +330,7 @@ def prune(manifest, root):
         aside = measured / "removed"
         aside.mkdir(exist_ok=True)
         for sidecar in taken_out:
-            name = _free_name(aside, sidecar.stem)
+            name = free_name(aside / sidecar.stem, ".jsonl", ".csv").name
             for path in (sidecar, sidecar.with_suffix(".csv")):
                 if path.exists():
                     target = aside / f"{name}{path.suffix}"
@@ -341,10 +341,10 @@ def prune(manifest, root):
     return done
 
 
-def _free_name(folder, name):
-    """The name, with a number where the folder has results of that name."""
-    number, free = 1, name
-    while any((folder / f"{free}{suffix}").exists() for suffix in (".jsonl", ".csv")):
+def free_name(path, *suffixes):
+    """The path, with -2, -3, ... at its end where it, or it with one of the suffixes, is taken."""
+    number, free = 1, path
+    while any(free.with_name(f"{free.name}{suffix}").exists() for suffix in suffixes or ("",)):
         number += 1
-        free = f"{name}-{number}"
+        free = path.with_name(f"{path.name}-{number}")
     return free

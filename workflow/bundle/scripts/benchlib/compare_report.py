@@ -11,7 +11,7 @@ from . import text
 from .compare import FOLLOWS, HELD_BY_ROOF, THRESHOLD, UNKNOWN_SPREAD, between_gpus, measured_roofs
 from .results import write_whole
 from .resultset import ResultError
-from .roofline_plot import COLOURS, DPI, FORMATS, MARKERS, MEASURED_ROOF_COLOUR
+from .roofline_plot import COLOURS, DPI, FORMATS, MARKERS, MEASURED_ROOF_COLOUR, save
 
 CSV_COLUMNS = (
     "kernel", "op", "phase", "B", "S", "L", "M", "N", "K",
@@ -464,10 +464,7 @@ def plot(comparison, output_dir, names, threshold=THRESHOLD, roofs=(None, None),
     _legends(figure, pairs, threshold, expected)
     output_dir = Path(output_dir)
     paths = [output_dir / f"{stem}.{suffix}" for suffix in FORMATS]
-    for path in paths:
-        figure.savefig(path)
-    pyplot.close(figure)
-    return paths
+    return save(pyplot, figure, paths)
 
 
 def _bandwidth_ratio(roofs):

@@ -7,7 +7,7 @@ from pathlib import Path
 from . import headroom, text
 from .results import write_whole
 from .resultset import ResultError
-from .roofline_plot import DPI, FORMATS, ink_on
+from .roofline_plot import DPI, FORMATS, ink_on, save
 
 STEP_COLUMNS = (
     "step", "B", "S", "L", "measured_ops", "ops", "complete", "time_ms", "roofline_ms",
@@ -370,10 +370,7 @@ def plot(steps, output_dir, title, stem="model_time"):
             fontsize=9,
         )
     paths = [Path(output_dir) / f"{stem}.{suffix}" for suffix in FORMATS]
-    for path in paths:
-        figure.savefig(path)
-    pyplot.close(figure)
-    return paths
+    return save(pyplot, figure, paths)
 
 
 def _counts(steps):
@@ -387,10 +384,7 @@ def _nothing(pyplot, title, paths):
     figure = pyplot.figure(figsize=(7.6, 2.2), dpi=DPI)
     figure.text(0.03, 0.8, title, weight="bold", fontsize=15)
     figure.text(0.03, 0.45, "No op of a decode or prefill step is measured.", fontsize=12)
-    for path in paths:
-        figure.savefig(path)
-    pyplot.close(figure)
-    return paths
+    return save(pyplot, figure, paths)
 
 
 def _longest(steps, name):

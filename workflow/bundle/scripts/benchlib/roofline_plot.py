@@ -74,10 +74,15 @@ def plot_roofline(rows, roofs, output_dir, title=None, stem="roofline"):
     output_dir.mkdir(parents=True, exist_ok=True)
     paths = [output_dir / f"{stem}.{suffix}" for suffix in FORMATS]
     with pyplot.rc_context(_style()):
-        figure = draw(pyplot, rows, roofs, title)
+        return save(pyplot, draw(pyplot, rows, roofs, title), paths)
+
+
+def save(pyplot, figure, paths):
+    """Write a figure, and return the paths. The same rows give the same files, byte for byte."""
+    with pyplot.rc_context({"svg.hashsalt": "roofbench"}):
         for path in paths:
             figure.savefig(path, dpi=DPI, metadata={"Date": None} if path.suffix == ".svg" else None)
-        pyplot.close(figure)
+    pyplot.close(figure)
     return paths
 
 
@@ -124,7 +129,6 @@ def _style():
         "axes.labelcolor": "#374151",
         "xtick.color": "#374151",
         "ytick.color": "#374151",
-        "svg.hashsalt": "roofline",
         "text.parse_math": False,
     }
 
