@@ -73,3 +73,19 @@ def test_points_of_kernels_that_have_not_begun_count_as_left(shown, tmp_path):
         (8, 8, second.format(4)),
         (8, 8, second.format(4)),
     ]
+
+
+def test_a_job_that_could_not_measure_is_not_ok_because_of_an_earlier_one(tmp_path, monkeypatch):
+    sidecar = tmp_path / "results" / "rmsnorm.jsonl"
+    sidecar.parent.mkdir()
+    sidecar.write_text('{"status": "ok", "provenance": {"date": "yesterday"}}\n')
+    said = "rmsnorm: unavailable: no GPU. Kept: 136 rows measured on an H100"
+    monkeypatch.setattr(run_all_benchmarks.subprocess, "Popen", lambda *_, stdout, **__: stdout.write(said + "\n"))
+    entry = {"kernel": "rmsnorm", "script": "bench_rmsnorm.py"}
+    options = argparse.Namespace(output=sidecar.parent, journal=None, passed_on=[])
+    job = run_all_benchmarks.Job(entry, options)
+    assert job.outcome() == ("unavailable", "no GPU. Kept: 136 rows measured on an H100")
+    sidecar.write_text('{"status": "ok", "provenance": {"date": "today"}}\n')
+    assert job.outcome() == ("ok", "")
+    sidecar.write_text("")
+    assert job.outcome() == ("failed", said)

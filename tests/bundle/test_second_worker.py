@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from fakes import SCRIPTS, write_toy
 
-from benchlib import cli, gpus, journal
+from benchlib import cli, estimate, gpus, journal
 from benchlib.gpus import Gpu, Lock
 from benchlib.journal import Board, Journal
 
@@ -128,15 +128,16 @@ def test_two_workers_share_the_points_and_one_writes_them(script, place):
     assert len(rows) == 9
     assert all_free()
     theirs = [what for what, worker in measured if worker == helpers(place)[0]]
-    longest_first = sorted(order, key=lambda what: what[2] * what[3])[::-1]
+    longest_first = sorted(order, key=lambda what: estimate.size(*what[2:]))[::-1]
     assert theirs == longest_first[: len(theirs)]
 
 
 def test_the_second_worker_begins_with_what_takes_longest():
-    sweep = [("prefill", 1, 16), ("prefill", 1, 32), ("prefill", 2, 16), ("decode", 1, 1), ("decode", 4, 1)]
-    planned = [(phase, SimpleNamespace(B=B, S=S)) for phase, B, S in sweep]
-    order = [sweep[planned.index(one)] for one in cli.order_of_sharing(planned)]
-    assert order == [sweep[2], sweep[1], sweep[0], sweep[4], sweep[3]]
+    prefill, decode = [(1, 16, 16), (1, 32, 32), (2, 16, 16)], [(1, 1, 1), (4, 1, 1)]
+    attention = [(1, 1, 128), (64, 1, 2048), (128, 1, 128)]
+    planned = [(None, SimpleNamespace(B=B, S=S, L=L)) for B, S, L in prefill + decode + attention]
+    order = [(point.B, point.S, point.L) for _, point in cli.order_of_sharing(planned)]
+    assert order == [*attention[1:], attention[0], prefill[2], prefill[1], prefill[0], decode[1], decode[0]]
 
 
 @pytest.mark.slow

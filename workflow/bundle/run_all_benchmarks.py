@@ -88,6 +88,7 @@ class Job:
         self.offset = self.journal.stat().st_size if self.journal.exists() else 0
         self.log = options.output / "logs" / f"{self.kernel}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.earlier = self._head()
         command = [sys.executable, str(SCRIPTS / "benchlib" / "supervise.py")]
         command += ["--script", str(SCRIPTS / entry["script"]), "--output", str(options.output), *options.passed_on]
         with self.log.open("w") as stream:
@@ -106,14 +107,26 @@ class Job:
         return len(points)
 
     def outcome(self):
-        """(status, reason) from the sidecar, or what the log ends with where there is none."""
+        """(status, reason) from the sidecar, or what the log ends with where this job wrote none."""
+        head = self._head()
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        try:
+            run = json.loads(head)
+            status, reason = run["status"], run.get("reason", "")
+        except (ValueError, TypeError, KeyError):
+            return "failed", lines[-1] if lines else "no results were written"
+        kept = next((line for line in reversed(lines) if ". Kept: " in line), None)
+        if kept and head == self.earlier:  # an earlier job's: this one could not measure
+            return "unavailable", kept.removeprefix(f"{self.kernel}: unavailable: ")
+        return status, reason
+
+    def _head(self):
+        """First line of the sidecar, None without one."""
         try:
             with self.sidecar.open(encoding="utf-8") as stream:
-                run = json.loads(stream.readline())
-            return run["status"], run.get("reason", "")
-        except (OSError, ValueError, KeyError):
-            lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-            return "failed", lines[-1] if lines else "no results were written"
+                return stream.readline()
+        except (OSError, UnicodeDecodeError):
+            return None
 
 
 def run(chosen, options, stream=None):

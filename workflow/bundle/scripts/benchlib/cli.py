@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 
-from benchlib import gpus, hardware, journal, resolve, sets, text
+from benchlib import estimate, gpus, hardware, journal, resolve, sets, text
 from benchlib.arguments import flat, integers
 from benchlib.point import listed, parse_point
 from benchlib.progress import Progress
@@ -274,11 +274,11 @@ def share(benchmark, planned, options):
 
 
 def order_of_sharing(planned):
-    """Points of most tokens first, because they take longest; among equals the last, far from the other worker.
+    """The largest points first, because they take longest; among equals the last, far from the other worker.
 
     planned: [(op, point)] in the order in which the first worker measures them.
     """
-    return sorted(planned, key=lambda one: one[1].B * one[1].S)[::-1]
+    return sorted(planned, key=lambda one: estimate.size(one[1].B, one[1].S, one[1].L))[::-1]
 
 
 def _terminate(signum, frame):

@@ -126,18 +126,20 @@ def _by_roofs(comparison, roofs):
     if not between_gpus(*roofs):
         return ""
     held = [pair for pair in comparison.compared if pair.held]
+    kind = "measured" if measured_roofs(*roofs) else "datasheet's"
     lead = _prediction(roofs, held)
     parts = [f"## What the roofs predict\n\n{lead}"]
     if held:
-        parts.append(_by_share(held))
+        parts.append(_by_share(held, kind))
         parts.append(_followers(held))
-        parts.append(_strays(held))
+        parts.append(_strays(held, kind))
+    parts.append(_below([pair for pair in comparison.compared if not pair.held], kind))
     rest = [pair.ratio for pair in comparison.compared if not pair.held]
     if rest:
         parts.append(
             f"The other {text.plural(len(rest), 'point')} (median ratio {statistics.median(rest):.3f}): below "
-            f"{_percent(HELD_BY_ROOF)} of the roof in both sets, or without a roof. Launch and latency limit what is "
-            "below, and neither bandwidth nor peak predicts how it changes."
+            f"{_percent(HELD_BY_ROOF)} of the {kind} roof in both sets, or without a roof. Something else limits most "
+            "of them (launch, latency, instructions), and neither bandwidth nor peak predicts how that changes."
         )
     return "\n\n".join(part for part in parts if part)
 
@@ -155,18 +157,19 @@ def _prediction(roofs, held):
             f"**{bandwidths[0] / bandwidths[1]:.3f} times as long**. "
         )
     memory = [pair for pair in held if pair.limit == "memory"]
+    whose = "measured" if measured else "datasheet's"
     if memory:
         words += (
-            f"The {text.plural(len(memory), 'memory-bound point')} at {_percent(HELD_BY_ROOF)} of the roof or more in "
-            f"either set take **{statistics.median(pair.ratio for pair in memory):.3f} times as long** in the median; "
-            f"{sum(pair.follows for pair in memory)} of them are within {_percent(FOLLOWS)} of the prediction."
+            f"The {text.plural(len(memory), 'memory-bound point')} at {_percent(HELD_BY_ROOF)} of the {whose} roof or "
+            f"more in either set take **{statistics.median(pair.ratio for pair in memory):.3f} times as long** in the "
+            f"median; {sum(pair.follows for pair in memory)} of them are within {_percent(FOLLOWS)} of the prediction."
         )
     else:
-        words += f"No memory-bound point reaches {_percent(HELD_BY_ROOF)} of the roof in either set."
+        words += f"No memory-bound point reaches {_percent(HELD_BY_ROOF)} of the {whose} roof in either set."
     return words
 
 
-def _by_share(held):
+def _by_share(held, kind):
     """Memory-bound points by what they reach of the baseline's roof: those at it change as it does."""
     groups = {}
     for pair in held:
@@ -181,7 +184,9 @@ def _by_share(held):
         rows.append([
             share, len(pairs), f"{statistics.median(ratios):.3f}", _span(ratios), sum(pair.follows for pair in pairs),
         ])  # fmt: skip
-    return text.table(["baseline's share of the roof", "points", "median ratio", "range", "follow"], rows, "lrrrr")
+    return text.table(
+        [f"baseline's share of the {kind} roof", "points", "median ratio", "range", "follow"], rows, "lrrrr"
+    )
 
 
 def _followers(held):
@@ -204,29 +209,43 @@ def _span(values):
     return low if low == high else f"{low} – {high}"
 
 
-def _strays(held):
+def _strays(held, kind):
     strays = sorted((pair for pair in held if not pair.follows), key=lambda pair: -abs(math.log1p(pair.off)))
     if not strays:
         return "Every one of them follows."
     worst = list({_op_of(pair): pair for pair in reversed(strays)}.values())
     worst.sort(key=strays.index)
-    rows = [
-        [
-            *_point(p),
-            f"{p.expected:.3f}",
-            f"{p.ratio:.3f}",
-            f"{p.off * 100:+.0f} %",
-            *(f"{s * 100:.0f} %" for s in p.shares),
-        ]
-        for p in worst[:LISTED]
-    ]
-    header = ["kernel", "op", "point", "expected", "ratio", "off", "baseline's share", "current share"]
+    rows = [_against_expectation(p) for p in worst[:LISTED]]
     lead = (
         f"{text.plural(len(strays), 'point')} of these {'does' if len(strays) == 1 else 'do'} not follow; of each op "
-        "and phase the one furthest off. A share of the roof that is lower in one set says where the time went; one "
-        "above 100 % is a cost counted wrong, or a warm cache."
+        f"and phase the one furthest off. A share of the {kind} roof that is lower in one set says where the time "
+        "went; one above 100 % is a cost counted wrong, or a warm cache."
     )
-    return f"{lead}\n\n{text.table(header, rows, 'lllrrrrr')}"
+    return f"{lead}\n\n{text.table(EXPECTATION, rows, 'lllrrrrr')}"
+
+
+def _below(pairs, kind):
+    """Points that change as the memory does although their roof is far: they may move more than is counted."""
+    found = [pair for pair in pairs if pair.limit == "memory" and pair.verdict in ("slower", "faster")]
+    found = sorted((pair for pair in found if abs(pair.off) <= FOLLOWS), key=lambda pair: min(pair.shares))
+    if not found:
+        return ""
+    lead = (
+        f"{text.plural(len(found), 'point')} below {_percent(HELD_BY_ROOF)} of the {kind} roof in both sets changed as "
+        "the bandwidth did all the same. Bytes are counted once each; a kernel that reads some again, or spills, moves "
+        "more, and is limited by memory at a low share."
+    )
+    return f"{lead}\n\n{text.table(EXPECTATION, [_against_expectation(p) for p in found[:LISTED]], 'lllrrrrr')}"
+
+
+EXPECTATION = ["kernel", "op", "point", "expected", "ratio", "off", "baseline's share", "current share"]
+
+
+def _against_expectation(pair):
+    return [
+        *_point(pair), f"{pair.expected:.3f}", f"{pair.ratio:.3f}", f"{pair.off * 100:+.0f} %",
+        *(f"{share * 100:.0f} %" for share in pair.shares),
+    ]  # fmt: skip
 
 
 def _op_of(pair):
@@ -390,6 +409,9 @@ def _method(threshold, roofs):
         f"spreads (half of p80 − p20 over the median; {_percent(UNKNOWN_SPREAD)} where none was recorded), at least "
         f"2 %. A regression is slower beyond its noise and by more than {_percent(threshold)}."
     ]
+    if between_gpus(*roofs):
+        whose = "measured" if measured_roofs(*roofs) else "the datasheets'"
+        parts.append(f"What the roofs predict, and shares of them, are by {whose} bandwidths and rates.")
     parts += [
         f"Peaks of the {name} set: {roof.name} ({roof.source})."
         for name, roof in zip(("baseline", "current"), roofs, strict=True)

@@ -8,8 +8,8 @@ from benchlib import journal
 
 # Imports only, to find that the kernel cannot run here.
 UNAVAILABLE = 5.0
-# Up to so many tokens a point takes as long as its inputs, warm-up and graphs do.
-SHORT_TOKENS = 64
+# Up to this size a point takes as long as its inputs, warm-up and graphs do.
+SHORT = 64
 
 
 def seconds(kernel, output, journal_dir, expected=0.0):
@@ -42,30 +42,31 @@ def last_time(path):
 def of_points(points, known):
     """Seconds that points ((op, phase, B, S, L) each) will take, from {point: seconds} of those that are known.
 
-    A point that is not among them takes as long as those of its op with the nearest number of tokens; beyond the
-    largest number of tokens, what it takes longer than the shortest one grows with them: long points come last.
+    A point that is not among them takes as long as those of its op that are nearest in size; beyond the largest size,
+    what it takes longer than the shortest one grows with its size: long points come last.
     """
     by_op = {}
     for one, seconds in known.items():
-        by_op.setdefault(one[:2], {}).setdefault(_tokens(one), []).append(seconds)
+        by_op.setdefault(one[:2], {}).setdefault(size(*one[2:]), []).append(seconds)
     mean = _mean(known.values()) if known else 0.0
-    return math.fsum(known[one] if one in known else _like(by_op.get(one[:2]), _tokens(one), mean) for one in points)
+    return math.fsum(known[one] if one in known else _like(by_op.get(one[:2]), size(*one[2:]), mean) for one in points)
 
 
-def _like(measured, tokens, otherwise):
-    """Seconds of a point of so many tokens from {tokens: [seconds]} of its op."""
+def size(B, S, L):
+    """What a point's time grows with: tokens, in decode times the KV length (1 where the kernel has none)."""
+    return B * max(S, L)
+
+
+def _like(measured, wanted, otherwise):
+    """Seconds of a point of a size from {size: [seconds]} of its op."""
     if not measured:
         return otherwise
-    nearest = min(measured, key=lambda other: (abs(other - tokens), other))
+    nearest = min(measured, key=lambda other: (abs(other - wanted), other))
     seconds = _mean(measured[nearest])
-    if tokens <= max(measured):
+    if wanted <= max(measured):
         return seconds
     shortest = min(min(values) for values in measured.values())
-    return shortest + (seconds - shortest) * max(1.0, tokens / max(nearest, SHORT_TOKENS))
-
-
-def _tokens(point):
-    return point[2] * point[3]
+    return shortest + (seconds - shortest) * max(1.0, wanted / max(nearest, SHORT))
 
 
 def _mean(values):

@@ -7,7 +7,7 @@ A point that kills its worker, or hangs, is put on record with the reason, and a
 point. However this ends, {kernel}.csv and {kernel}.jsonl are there; the exit code is 0 for every recorded status.
 
 Where another GPU of the same type is idle and much is left to do, a second worker helps there: it measures the
-points of most tokens, until none is left or a benchmark waits for that GPU. The first worker writes the results.
+largest points, until none is left or a benchmark waits for that GPU. The first worker writes the results.
 """
 
 import argparse
