@@ -7,7 +7,8 @@ from opsfile_helpers import OWN, catalogue, parse
 
 from roofbench.estimate import expected_seconds, expected_seconds_of
 
-# Seconds in points and before them (imports, checks, compilation), from docs/measurement.md. All kernels took 376 s.
+# Seconds in points and before them (imports, checks, compilation) of a run on 23 November 2026, hours before the one in
+# docs/measurements/h200. All kernels took 376 s.
 POINTS = {
     "fused_moe_kernel": 67.4,
     "rmsnorm": 47.2,
