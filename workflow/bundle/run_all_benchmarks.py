@@ -109,16 +109,19 @@ class Job:
     def outcome(self):
         """(status, reason) from the sidecar, or what the log ends with where this job wrote none."""
         head = self._head()
-        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
         try:
             run = json.loads(head)
-            status, reason = run["status"], run.get("reason", "")
+            outcome = run["status"], run.get("reason", "")
         except (ValueError, TypeError, KeyError):
-            return "failed", lines[-1] if lines else "no results were written"
-        kept = next((line for line in reversed(lines) if ". Kept: " in line), None)
-        if kept and head == self.earlier:  # an earlier job's: this one could not measure
+            return "failed", self._last_words() or "no results were written"
+        if head == self.earlier and (kept := self._last_words(". Kept: ")):  # this job could not measure
             return "unavailable", kept.removeprefix(f"{self.kernel}: unavailable: ")
-        return status, reason
+        return outcome
+
+    def _last_words(self, holding=""):
+        """The last line of the log that has more than blanks, and this in it; None without one."""
+        lines = reversed(self.log.read_text(errors="replace").splitlines())
+        return next((line for line in lines if line.strip() and holding in line), None)
 
     def _head(self):
         """First line of the sidecar, None without one."""

@@ -127,45 +127,45 @@ def _by_roofs(comparison, roofs):
         return ""
     held = [pair for pair in comparison.compared if pair.held]
     kind = "measured" if measured_roofs(*roofs) else "datasheet's"
-    lead = _prediction(roofs, held)
+    lead = _prediction(roofs, held, kind)
     parts = [f"## What the roofs predict\n\n{lead}"]
     if held:
         parts.append(_by_share(held, kind))
         parts.append(_followers(held))
         parts.append(_strays(held, kind))
-    parts.append(_below([pair for pair in comparison.compared if not pair.held], kind))
-    rest = [pair.ratio for pair in comparison.compared if not pair.held]
+    rest = [pair for pair in comparison.compared if not pair.held]
+    parts.append(_below(rest, kind))
     if rest:
+        median = statistics.median(pair.ratio for pair in rest)
         parts.append(
-            f"The other {text.plural(len(rest), 'point')} (median ratio {statistics.median(rest):.3f}): below "
+            f"The other {text.plural(len(rest), 'point')} (median ratio {median:.3f}): below "
             f"{_percent(HELD_BY_ROOF)} of the {kind} roof in both sets, or without a roof. Something else limits most "
             "of them (launch, latency, instructions), and neither bandwidth nor peak predicts how that changes."
         )
     return "\n\n".join(part for part in parts if part)
 
 
-def _prediction(roofs, held):
+def _prediction(roofs, held, kind):
     old, new = roofs
     measured = measured_roofs(*roofs)
-    kind = "measured" if measured else "datasheet"
+    source = "measured" if measured else "datasheet"
     bandwidths = [roof.measured_bandwidth if measured else roof.bandwidth for roof in roofs]
     values = [text.rate(value, "B/s") for value in bandwidths]
     words = ""
     if all(bandwidths):
         words = (
-            f"From {old.name} ({values[0]}) to {new.name} ({values[1]}, both {kind}), a memory-bound point should take "
-            f"**{bandwidths[0] / bandwidths[1]:.3f} times as long**. "
+            f"From {old.name} ({values[0]}) to {new.name} ({values[1]}, both {source}), a memory-bound point should "
+            f"take **{bandwidths[0] / bandwidths[1]:.3f} times as long**. "
         )
     memory = [pair for pair in held if pair.limit == "memory"]
-    whose = "measured" if measured else "datasheet's"
     if memory:
         words += (
-            f"The {text.plural(len(memory), 'memory-bound point')} at {_percent(HELD_BY_ROOF)} of the {whose} roof or "
+            f"The {text.plural(len(memory), 'memory-bound point')} at {_percent(HELD_BY_ROOF)} of the {kind} roof or "
             f"more in either set take **{statistics.median(pair.ratio for pair in memory):.3f} times as long** in the "
             f"median; {sum(pair.follows for pair in memory)} of them are within {_percent(FOLLOWS)} of the prediction."
         )
     else:
-        words += f"No memory-bound point reaches {_percent(HELD_BY_ROOF)} of the {whose} roof in either set."
+        words += f"No memory-bound point reaches {_percent(HELD_BY_ROOF)} of the {kind} roof in either set."
     return words
 
 
@@ -179,14 +179,9 @@ def _by_share(held, kind):
         return ""
     rows = []
     for tenth, pairs in sorted(groups.items(), reverse=True):
-        ratios = sorted(pair.ratio for pair in pairs)
         share = "90 % or more" if tenth == 9 else f"{tenth * 10} to {tenth * 10 + 10} %"
-        rows.append([
-            share, len(pairs), f"{statistics.median(ratios):.3f}", _span(ratios), sum(pair.follows for pair in pairs),
-        ])  # fmt: skip
-    return text.table(
-        [f"baseline's share of the {kind} roof", "points", "median ratio", "range", "follow"], rows, "lrrrr"
-    )
+        rows.append([share, len(pairs), *_change(pairs)])
+    return text.table([f"baseline's share of the {kind} roof", "points", *CHANGE], rows, "lrrrr")
 
 
 def _followers(held):
@@ -195,17 +190,22 @@ def _followers(held):
         groups.setdefault((pair.current.kernel, pair.limit), []).append(pair)
     rows = []
     for (kernel, limit), pairs in sorted(groups.items()):
-        ratios, expected = [sorted(values) for values in zip(*((p.ratio, p.expected) for p in pairs), strict=True)]
-        rows.append([
-            f"`{kernel}`", limit, len(pairs), _span(expected), f"{statistics.median(ratios):.3f}", _span(ratios),
-            sum(pair.follows for pair in pairs),
-        ])  # fmt: skip
-    header = ["kernel", "limit", "points", "expected", "median ratio", "range", "follow"]
-    return text.table(header, rows, "llrrrrr")
+        expected = _span(pair.expected for pair in pairs)
+        rows.append([f"`{kernel}`", limit, len(pairs), expected, *_change(pairs)])
+    return text.table(["kernel", "limit", "points", "expected", *CHANGE], rows, "llrrrrr")
+
+
+CHANGE = ["median ratio", "range", "follow"]
+
+
+def _change(pairs):
+    ratios = [pair.ratio for pair in pairs]
+    return f"{statistics.median(ratios):.3f}", _span(ratios), sum(pair.follows for pair in pairs)
 
 
 def _span(values):
-    low, high = f"{values[0]:.3f}", f"{values[-1]:.3f}"
+    ordered = sorted(values)
+    low, high = f"{ordered[0]:.3f}", f"{ordered[-1]:.3f}"
     return low if low == high else f"{low} – {high}"
 
 
@@ -215,13 +215,12 @@ def _strays(held, kind):
         return "Every one of them follows."
     worst = list({_op_of(pair): pair for pair in reversed(strays)}.values())
     worst.sort(key=strays.index)
-    rows = [_against_expectation(p) for p in worst[:LISTED]]
     lead = (
         f"{text.plural(len(strays), 'point')} of these {'does' if len(strays) == 1 else 'do'} not follow; of each op "
         f"and phase the one furthest off. A share of the {kind} roof that is lower in one set says where the time "
         "went; one above 100 % is a cost counted wrong, or a warm cache."
     )
-    return f"{lead}\n\n{text.table(EXPECTATION, rows, 'lllrrrrr')}"
+    return f"{lead}\n\n{_against_expectation(worst)}"
 
 
 def _below(pairs, kind):
@@ -235,17 +234,22 @@ def _below(pairs, kind):
         "the bandwidth did all the same. Bytes are counted once each; a kernel that reads some again, or spills, moves "
         "more, and is limited by memory at a low share."
     )
-    return f"{lead}\n\n{text.table(EXPECTATION, [_against_expectation(p) for p in found[:LISTED]], 'lllrrrrr')}"
+    return f"{lead}\n\n{_against_expectation(found)}"
 
 
-EXPECTATION = ["kernel", "op", "point", "expected", "ratio", "off", "baseline's share", "current share"]
-
-
-def _against_expectation(pair):
-    return [
-        *_point(pair), f"{pair.expected:.3f}", f"{pair.ratio:.3f}", f"{pair.off * 100:+.0f} %",
-        *(f"{share * 100:.0f} %" for share in pair.shares),
-    ]  # fmt: skip
+def _against_expectation(pairs):
+    rows = [
+        [
+            *_point(pair),
+            f"{pair.expected:.3f}",
+            f"{pair.ratio:.3f}",
+            f"{pair.off * 100:+.0f} %",
+            *(f"{share * 100:.0f} %" for share in pair.shares),
+        ]
+        for pair in pairs[:LISTED]
+    ]
+    header = ["kernel", "op", "point", "expected", "ratio", "off", "baseline's share", "current share"]
+    return text.table(header, rows, "lllrrrrr")
 
 
 def _op_of(pair):

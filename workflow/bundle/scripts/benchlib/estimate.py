@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from pathlib import Path
 
 from benchlib import journal
@@ -48,7 +49,7 @@ def of_points(points, known):
     by_op = {}
     for one, seconds in known.items():
         by_op.setdefault(one[:2], {}).setdefault(size(*one[2:]), []).append(seconds)
-    mean = _mean(known.values()) if known else 0.0
+    mean = statistics.fmean(known.values()) if known else 0.0
     return math.fsum(known[one] if one in known else _like(by_op.get(one[:2]), size(*one[2:]), mean) for one in points)
 
 
@@ -62,15 +63,11 @@ def _like(measured, wanted, otherwise):
     if not measured:
         return otherwise
     nearest = min(measured, key=lambda other: (abs(other - wanted), other))
-    seconds = _mean(measured[nearest])
+    seconds = statistics.fmean(measured[nearest])
     if wanted <= max(measured):
         return seconds
     shortest = min(min(values) for values in measured.values())
     return shortest + (seconds - shortest) * max(1.0, wanted / max(nearest, SHORT))
-
-
-def _mean(values):
-    return math.fsum(values) / len(values)
 
 
 def longest_first(entries, output, journal_dir):
